@@ -1,0 +1,1 @@
+"""Hot loops: numba for CPU, Triton for GPU, a plain reference beside each."""

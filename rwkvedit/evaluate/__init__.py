@@ -1,0 +1,1 @@
+"""Benchmarks: generated worlds, suites, and their runners."""

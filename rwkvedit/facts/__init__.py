@@ -1,0 +1,1 @@
+"""The grammar of facts: kinds, phrasings, lexicons, parsing."""

@@ -1,0 +1,1 @@
+"""Names to weights: tokenizers, chat templates, the model catalogue."""
