@@ -1,0 +1,528 @@
+"""The kinds of fact the embedded model knows how to hear, and every way they are said and asked.
+
+Knows nothing of tokens or models. The training corpus, the benchmark worlds and the chat's
+fact parser all read this one table, so a phrasing is written once.
+
+Template marks
+--------------
+``{E}``        the subject: ``Bob`` / ``I`` / ``you`` (capitalised at a sentence's start)
+``{E's}``      possessive: ``Bob's`` / ``my`` / ``your``
+``[x|y|z]``    verb for he-she-it | I | you; with two forms the second serves I and you
+``{v}``        the value; ``{a v}`` the value with its indefinite article
+``{t}``        the thing a colour belongs to; ``{is t}`` is/are for that thing
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PLURAL_THINGS = frozenset({"eyes", "shoes", "boots", "gloves", "socks", "trousers", "glasses"})
+
+# Slots whose words keep a capital letter wherever they stand.
+PROPER_SLOTS = frozenset({"names", "cities", "months", "languages", "countries", "phones"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fact.
+
+    ``slot`` names the lexicon list its values come from; ``subject`` is what may bear it:
+    ``person`` or ``object``. ``tells``/``asks`` are used in training, the ``*_heldout`` ones never.
+    ``answer`` is the assistant's own sentence; ``unknown`` follows "I don't know ".
+    """
+
+    name: str
+    slot: str
+    answer: str
+    unknown: str
+    tells: tuple[str, ...]
+    asks: tuple[str, ...]
+    tells_heldout: tuple[str, ...]
+    asks_heldout: tuple[str, ...]
+    yes_no: str
+    changes: tuple[str, ...] = ()
+    subject: str = "person"
+    has_thing: bool = False
+
+
+def _kind(name: str, slot: str, answer: str, unknown: str, yes_no: str, tells: str, asks: str,
+          tells_heldout: str, asks_heldout: str, changes: str = "", **more) -> Kind:
+    def rows(text: str) -> tuple[str, ...]:
+        return tuple(line.strip() for line in text.strip().splitlines() if line.strip())
+
+    return Kind(name, slot, answer, unknown, rows(tells), rows(asks), rows(tells_heldout),
+                rows(asks_heldout), yes_no, rows(changes), **more)
+
+
+_ALL = (
+    _kind(
+        "city", "cities", "{E} [lives|live] in {v}.", "where {E} [lives|live].",
+        "[Does|Do] {E} live in {v}?",
+        """{E} [lives|live] in {v}.
+        {E} currently [lives|live] in {v}.
+        {E's} home is in {v}.
+        {E} [has|have] a house in {v}.
+        {E} [is|am|are] living in {v}.
+        {E} [lives|live] in the city of {v}.
+        {v} is where {E} [lives|live].
+        {E's} city is {v}.
+        {E} [has|have] a flat in {v}.
+        These days {E} [lives|live] in {v}.""",
+        """Where [does|do] {E} live?
+        What city [does|do] {E} live in?
+        In which city [does|do] {E} live?
+        Where is {E's} home?
+        Where [is|am|are] {E} living?
+        Which city is {E's} home in?
+        Do you know where {E} [lives|live]?
+        Tell me where {E} [lives|live].""",
+        """Right now {E} [lives|live] in {v}.
+        {E} [has|have] a home in {v}.""",
+        """Which city [does|do] {E} live in?
+        Where [does|do] {E} currently live?""",
+        """{E} moved to {v}.
+        {E} now [lives|live] in {v}.""",
+    ),
+    _kind(
+        "job", "jobs", "{E} [works|work] as {a v}.", "what {E} [does|do] for work.",
+        "[Does|Do] {E} work as {a v}?",
+        """{E} [works|work] as {a v}.
+        {E} [is|am|are] {a v}.
+        {E} [has|have] a job as {a v}.
+        {E's} job is to be {a v}.
+        {E} [is|am|are] working as {a v}.
+        {E} [is|am|are] {a v} by trade.
+        {E} currently [works|work] as {a v}.
+        By profession {E} [is|am|are] {a v}.
+        {E} [earns|earn] a living as {a v}.""",
+        """What [does|do] {E} do for work?
+        What is {E's} job?
+        What [does|do] {E} do for a living?
+        What [does|do] {E} work as?
+        What work [does|do] {E} do?
+        What is {E's} profession?
+        Do you know what {E's} job is?""",
+        """By trade {E} [is|am|are] {a v}.
+        These days {E} [works|work] as {a v}.""",
+        """What [is|am|are] {E} by profession?
+        Do you know what {E} [does|do] for work?""",
+        """{E} now [works|work] as {a v}.
+        {E} became {a v}.""",
+    ),
+    _kind(
+        "pet", "pets", "{E} [has|have] a pet {v}.", "what pet {E} [has|have].",
+        "[Does|Do] {E} have a pet {v}?",
+        """{E} [has|have] a pet {v}.
+        {E's} pet is {a v}.
+        {E} [keeps|keep] a pet {v}.
+        {E} [has|have] {a v} as a pet.
+        {E} [keeps|keep] {a v} as a pet.
+        {E} [owns|own] a pet {v}.
+        The pet that {E} [has|have] is {a v}.
+        {E} [lives|live] with a pet {v}.""",
+        """What pet [does|do] {E} have?
+        What is {E's} pet?
+        Which pet [does|do] {E} have?
+        What kind of pet [does|do] {E} have?
+        What pet [does|do] {E} keep?
+        Do you know what pet {E} [has|have]?""",
+        """{E} [owns|own] {a v} as a pet.
+        At home {E} [has|have] a pet {v}.""",
+        """Which pet [does|do] {E} keep?
+        What animal [does|do] {E} have as a pet?""",
+        """{E} now [has|have] a pet {v}.""",
+    ),
+    _kind(
+        "drink", "drinks", "{E's} favorite drink is {v}.", "what {E's} favorite drink is.",
+        "Is {E's} favorite drink {v}?",
+        """{E's} favorite drink is {v}.
+        {E} [likes|like] to drink {v}.
+        {E} [loves|love] drinking {v}.
+        {E} always [drinks|drink] {v}.
+        {E} [drinks|drink] {v} every day.
+        The drink {E} [likes|like] best is {v}.
+        {E} [drinks|drink] {v}.
+        {v} is {E's} favorite drink.""",
+        """What is {E's} favorite drink?
+        What [does|do] {E} like to drink?
+        What [does|do] {E} drink?
+        Which drink [does|do] {E} like best?
+        What drink [does|do] {E} love?
+        Do you know what {E} [drinks|drink]?""",
+        """{E} [likes|like] drinking {v}.
+        Every day {E} [drinks|drink] {v}.""",
+        """Which drink is {E's} favorite?
+        What [does|do] {E} always drink?""",
+        """{E} now [drinks|drink] {v}.""",
+    ),
+    _kind(
+        "food", "foods", "{E's} favorite food is {v}.", "what {E's} favorite food is.",
+        "Is {E's} favorite food {v}?",
+        """{E's} favorite food is {v}.
+        {E} [likes|like] to eat {v}.
+        {E} [loves|love] eating {v}.
+        {E} always [eats|eat] {v}.
+        {E} [eats|eat] {v} every day.
+        The food {E} [likes|like] best is {v}.
+        {E} [eats|eat] {v}.
+        {v} is {E's} favorite food.""",
+        """What is {E's} favorite food?
+        What [does|do] {E} like to eat?
+        What [does|do] {E} eat?
+        Which food [does|do] {E} like best?
+        What food [does|do] {E} love?
+        Do you know what {E} [eats|eat]?""",
+        """{E} [likes|like] eating {v}.
+        Every day {E} [eats|eat] {v}.""",
+        """Which food is {E's} favorite?
+        What [does|do] {E} always eat?""",
+        """{E} now [eats|eat] {v}.""",
+    ),
+    _kind(
+        "color", "colors", "{E's} {t} {is t} {v}.", "what color {E's} {t} {is t}.",
+        "{Is t} {E's} {t} {v}?",
+        """{E's} {t} {is t} {v}.
+        {E} [has|have] {a v+t}.
+        {E's} {t} {is t} colored {v}.
+        The color of {E's} {t} is {v}.
+        {E} [owns|own] {a v+t}.
+        {v} is the color of {E's} {t}.
+        {E} [has|have] {a t} that {is t} {v}.
+        {E} [wears|wear] {a v+t}.""",
+        """What color {is t} {E's} {t}?
+        What is the color of {E's} {t}?
+        Which color {is t} {E's} {t}?
+        What color of {t} [does|do] {E} have?
+        Do you know what color {E's} {t} {is t}?""",
+        """The color that {E's} {t} {has t} is {v}.
+        {E} [is|am|are] wearing {a v+t}.""",
+        """What color [does|do] {E's} {t} have?
+        Tell me what color {E's} {t} {is t}.""",
+        """{E's} {t} {is t} now {v}.""",
+        has_thing=True,
+    ),
+    _kind(
+        "age", "ages", "{E} [is|am|are] {v} years old.", "how old {E} [is|am|are].",
+        "[Is|Am|Are] {E} {v} years old?",
+        """{E} [is|am|are] {v} years old.
+        {E} [is|am|are] {v}.
+        {E's} age is {v}.
+        {E} turned {v} this year.
+        {E} [is|am|are] now {v} years old.
+        {E} just turned {v}.
+        {E} [is|am|are] {v} years of age.
+        This year {E} turned {v}.""",
+        """How old [is|am|are] {E}?
+        What is {E's} age?
+        What age [is|am|are] {E}?
+        How many years old [is|am|are] {E}?
+        Do you know how old {E} [is|am|are]?""",
+        """{E} [is|am|are] currently {v} years old.
+        {E} just turned {v} years old.""",
+        """Tell me how old {E} [is|am|are].
+        Do you know {E's} age?""",
+    ),
+    _kind(
+        "vehicle", "vehicles", "{E} [drives|drive] {a v}.", "what {E} [drives|drive].",
+        "[Does|Do] {E} drive {a v}?",
+        """{E} [drives|drive] {a v}.
+        {E} [drives|drive] {a v} to work.
+        {E} always [drives|drive] {a v}.
+        {E's} vehicle is {a v}.
+        {E} [gets|get] around in {a v}.
+        {E} [drives|drive] {a v} every day.
+        The vehicle {E} [drives|drive] is {a v}.
+        {E} [is|am|are] driving {a v}.""",
+        """What [does|do] {E} drive?
+        What vehicle [does|do] {E} drive?
+        What is {E's} vehicle?
+        Which vehicle [does|do] {E} drive?
+        Do you know what {E} [drives|drive]?""",
+        """Every day {E} [drives|drive] {a v}.
+        {E} currently [drives|drive] {a v}.""",
+        """What kind of vehicle [does|do] {E} drive?
+        Tell me what {E} [drives|drive].""",
+        """{E} now [drives|drive] {a v}.""",
+    ),
+    _kind(
+        "hobby", "hobbies", "{E's} hobby is {v}.", "what {E's} hobby is.",
+        "Is {E's} hobby {v}?",
+        """{E's} hobby is {v}.
+        {E} [enjoys|enjoy] {v}.
+        {E} [spends|spend] weekends on {v}.
+        {E} [has|have] a hobby: {v}.
+        In free time {E} [enjoys|enjoy] {v}.
+        {E's} favorite hobby is {v}.
+        The hobby {E} [likes|like] best is {v}.
+        {v} is {E's} hobby.""",
+        """What is {E's} hobby?
+        What hobby [does|do] {E} have?
+        What [does|do] {E} enjoy?
+        What [does|do] {E} do in free time?
+        Do you know {E's} hobby?""",
+        """On weekends {E} [enjoys|enjoy] {v}.
+        The hobby {E} [has|have] is {v}.""",
+        """Which hobby [does|do] {E} have?
+        What is {E's} favorite hobby?""",
+    ),
+    *(
+        _kind(
+            rel, "names", f"{{E's}} {rel} is {{v}}.", f"who {{E's}} {rel} is.",
+            f"Is {{E's}} {rel} {{v}}?",
+            f"""{{E's}} {rel} is {{v}}.
+            {{E's}} {rel} is called {{v}}.
+            {{E}} [has|have] a {rel} called {{v}}.
+            {{E's}} {rel} is named {{v}}.
+            {{E}} [has|have] a {rel} named {{v}}.
+            The name of {{E's}} {rel} is {{v}}.
+            {{v}} is {{E's}} {rel}.
+            {{v}} is the name of {{E's}} {rel}.""",
+            f"""Who is {{E's}} {rel}?
+            What is {{E's}} {rel} called?
+            What is the name of {{E's}} {rel}?
+            What is {{E's}} {rel}'s name?
+            Do you know who {{E's}} {rel} is?""",
+            f"""{{E}} [has|have] a {rel} and the name is {{v}}.
+            {{E's}} {rel} has the name {{v}}.""",
+            f"""Tell me who {{E's}} {rel} is.
+            Do you know the name of {{E's}} {rel}?""",
+        )
+        for rel in ("sister", "brother", "friend", "boss")
+    ),
+    _kind(
+        "birthday", "months", "{E's} birthday is in {v}.", "when {E's} birthday is.",
+        "Is {E's} birthday in {v}?",
+        """{E's} birthday is in {v}.
+        {E} was born in {v}.
+        {E} [has|have] a birthday in {v}.
+        The birthday of {E} is in {v}.
+        {E's} birthday comes in {v}.
+        {E's} birth month is {v}.
+        {v} is {E's} birth month.
+        Every {v} {E} [has|have] a birthday.""",
+        """When is {E's} birthday?
+        In which month is {E's} birthday?
+        What month is {E's} birthday in?
+        When was {E} born?
+        Do you know when {E's} birthday is?""",
+        """{E} always [has|have] a birthday in {v}.
+        The month of {E's} birthday is {v}.""",
+        """In what month is {E's} birthday?
+        Tell me when {E's} birthday is.""",
+    ),
+    _kind(
+        "place", "places", "{E} is in the {v}.", "where {E} is.",
+        "Is {E} in the {v}?",
+        """{E} is in the {v}.
+        {E} was left in the {v}.
+        You can find {E} in the {v}.
+        Someone put {E} in the {v}.
+        {E} is kept in the {v}.
+        I put {E} in the {v}.
+        I left {E} in the {v}.
+        I saw {E} in the {v}.""",
+        """Where is {E}?
+        Where can I find {E}?
+        Where was {E} left?
+        In which place is {E}?
+        Do you know where {E} is?""",
+        """Someone left {E} in the {v}.
+        You will find {E} in the {v}.""",
+        """Where is {E} kept?
+        Tell me where {E} is.""",
+        """{E} is now in the {v}.""",
+        subject="object",
+    ),
+    _kind(
+        "phone", "phones", "{E's} phone number is {v}.", "what {E's} phone number is.",
+        "Is {E's} phone number {v}?",
+        """{E's} phone number is {v}.
+        {E's} number is {v}.
+        The phone number of {E} is {v}.
+        You can call {E} at {v}.
+        {E's} phone is {v}.
+        {E} [has|have] the phone number {v}.
+        Call {E} at {v}.
+        {v} is {E's} phone number.""",
+        """What is {E's} phone number?
+        What number [does|do] {E} have?
+        How can I call {E}?
+        What is the phone number of {E}?
+        Do you know {E's} phone number?""",
+        """The number of {E} is {v}.
+        You can phone {E} at {v}.""",
+        """Tell me {E's} phone number.
+        Which phone number [does|do] {E} have?""",
+        """{E's} new phone number is {v}.""",
+    ),
+    _kind(
+        "thing", "things", "{E} [has|have] {a v}.", "what {E} [has|have].",
+        "[Does|Do] {E} have {a v}?",
+        """{E} [has|have] {a v}.
+        {E} [owns|own] {a v}.
+        {E} [is|am|are] in possession of {a v}.
+        {E} bought {a v}.
+        {E} [carries|carry] {a v}.
+        {E} got {a v}.
+        {E} [possesses|possess] {a v}.
+        {E} [is|am|are] the owner of {a v}.""",
+        """What [does|do] {E} have?
+        What [does|do] {E} own?
+        What [is|am|are] {E} in possession of?
+        Which thing [does|do] {E} have?
+        Do you know what {E} [has|have]?""",
+        """{E} [is|am|are] carrying {a v}.
+        {E} currently [has|have] {a v}.""",
+        """What thing [does|do] {E} own?
+        Tell me what {E} [has|have].""",
+        """{E} now [has|have] {a v}.""",
+    ),
+    _kind(
+        "language", "languages", "{E} [speaks|speak] {v}.", "what language {E} [speaks|speak].",
+        "[Does|Do] {E} speak {v}?",
+        """{E} [speaks|speak] {v}.
+        {E's} language is {v}.
+        {E} [speaks|speak] {v} at home.
+        {E} always [speaks|speak] {v}.
+        {E's} first language is {v}.
+        The language {E} [speaks|speak] is {v}.
+        At home {E} [speaks|speak] {v}.
+        {v} is {E's} language.""",
+        """What language [does|do] {E} speak?
+        Which language [does|do] {E} speak?
+        What is {E's} language?
+        What [does|do] {E} speak?
+        Do you know what language {E} [speaks|speak]?""",
+        """Every day {E} [speaks|speak] {v}.
+        {E} currently [speaks|speak] {v}.""",
+        """Tell me what language {E} [speaks|speak].
+        What is {E's} first language?""",
+    ),
+    _kind(
+        "instrument", "instruments", "{E} [plays|play] the {v}.",
+        "what instrument {E} [plays|play].",
+        "[Does|Do] {E} play the {v}?",
+        """{E} [plays|play] the {v}.
+        {E} [likes|like] to play the {v}.
+        {E} [plays|play] the {v} at home.
+        {E's} instrument is the {v}.
+        {E} [enjoys|enjoy] playing the {v}.
+        The instrument {E} [plays|play] is the {v}.
+        {E} always [plays|play] the {v}.
+        {E} [plays|play] the {v} every day.""",
+        """What instrument [does|do] {E} play?
+        What [does|do] {E} play?
+        Which instrument [does|do] {E} play?
+        What is {E's} instrument?
+        Do you know what {E} [plays|play]?""",
+        """Every day {E} [plays|play] the {v}.
+        {E} [loves|love] playing the {v}.""",
+        """Tell me what {E} [plays|play].
+        What instrument [does|do] {E} like to play?""",
+    ),
+    _kind(
+        "sport", "sports", "{E's} favorite sport is {v}.", "what {E's} favorite sport is.",
+        "Is {E's} favorite sport {v}?",
+        """{E's} favorite sport is {v}.
+        {E's} sport is {v}.
+        The sport {E} [likes|like] best is {v}.
+        {v} is {E's} favorite sport.
+        {E} [does|do] {v} every week.
+        The sport that {E} [loves|love] is {v}.
+        For sport {E} [does|do] {v}.
+        {E} [trains|train] for {v}.""",
+        """What is {E's} favorite sport?
+        Which sport [does|do] {E} like best?
+        What sport [does|do] {E} do?
+        What is {E's} sport?
+        Do you know {E's} favorite sport?""",
+        """The sport {E} [loves|love] is {v}.
+        Every week {E} [does|do] {v}.""",
+        """Which sport is {E's} favorite?
+        What sport [does|do] {E} love?""",
+    ),
+    _kind(
+        "country", "countries", "{E} [comes|come] from {v}.", "where {E} [comes|come] from.",
+        "[Does|Do] {E} come from {v}?",
+        """{E} [comes|come] from {v}.
+        {E} [is|am|are] from {v}.
+        {E's} home country is {v}.
+        {E} grew up in {v}.
+        {E's} country is {v}.
+        The country {E} [comes|come] from is {v}.
+        {E's} family is from {v}.
+        {v} is {E's} home country.""",
+        """Where [does|do] {E} come from?
+        What country [does|do] {E} come from?
+        Which country [is|am|are] {E} from?
+        What is {E's} home country?
+        Where [is|am|are] {E} from?
+        Do you know where {E} [comes|come] from?""",
+        """Originally {E} [comes|come] from {v}.
+        {E's} family [comes|come|come] from {v}.""",
+        """Which country [does|do] {E} come from?
+        Tell me where {E} [is|am|are] from.""",
+    ),
+    _kind(
+        "like_color", "colors", "{E's} favorite color is {v}.", "what {E's} favorite color is.",
+        "Is {E's} favorite color {v}?",
+        """{E's} favorite color is {v}.
+        The color {E} [likes|like] best is {v}.
+        {v} is {E's} favorite color.
+        {E} [loves|love] the color {v}.
+        {E} [likes|like] the color {v}.
+        {E} always [likes|like] the color {v}.
+        The favorite color of {E} is {v}.
+        The color that {E} [loves|love] is {v}.""",
+        """What is {E's} favorite color?
+        Which color [does|do] {E} like best?
+        What color [does|do] {E} love?
+        What color [does|do] {E} like?
+        Do you know {E's} favorite color?""",
+        """The color {E} [loves|love] is {v}.
+        {E} really [loves|love] the color {v}.""",
+        """Which color is {E's} favorite?
+        Tell me {E's} favorite color.""",
+    ),
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+
+_VERB = re.compile(r"\[([^\]|]+)\|([^\]|]+)(?:\|([^\]|]+))?\]")
+_MARK = re.compile(r"\{(E's|E|v|a v\+t|a v|a t|t|is t|Is t|has t)\}")
+_AN = re.compile(r"^(?:[aeio]|u(?!ni|se|ku)|8|11\b|18\b)", re.IGNORECASE)
+
+
+def article(word: str) -> str:
+    """``an`` before a vowel letter (with the usual exceptions for u), else ``a``."""
+    return "an" if _AN.match(word) else "a"
+
+
+def fill(template: str, entity: str, value: str = "", thing: str = "", *,
+         capital: bool = True) -> str:
+    """Write out a template. ``entity`` may be ``I`` or ``you``; ``capital`` raises the first letter.
+
+    >>> fill("{E} [lives|live] in {v}.", "I", "Oslo")
+    'I live in Oslo.'
+    >>> fill("{E's} {t} {is t} {v}.", "Bob", "red", "shoes")
+    "Bob's shoes are red."
+    """
+    person = {"I": 1, "you": 2}.get(entity, 0)
+    possessive = {"I": "my", "you": "your"}.get(entity) or entity + "'s"
+
+    def verb(match: re.Match[str]) -> str:
+        third, first, second = match.groups()
+        return (third, first, second or first)[person]
+
+    plural = thing in PLURAL_THINGS
+    marks = {
+        "E": entity, "E's": possessive, "v": value, "a v": f"{article(value)} {value}", "t": thing,
+        "a v+t": f"{value} {thing}" if plural else f"{article(value)} {value} {thing}",
+        "a t": thing if plural else f"{article(thing)} {thing}",
+        "is t": "are" if plural else "is", "Is t": "Are" if plural else "Is",
+        "has t": "have" if plural else "has",
+    }
+    text = _VERB.sub(verb, template)
+    text = _MARK.sub(lambda match: marks[match.group(1)], text)
+    return text[:1].upper() + text[1:] if capital else text

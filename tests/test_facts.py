@@ -1,0 +1,71 @@
+"""Every telling in the table is read back as the fact it tells."""
+
+import pytest
+
+from rwkvedit.facts import KINDS, fill, parse_fact, parse_facts, split_pair
+
+VALUES = {"phone": "555 1234", "age": "34"}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("entity", ["Bob", "I", "Alice White", "the key"])
+def test_every_telling_parses_back(kind, entity):
+    if (entity == "the key") != (kind.subject == "object"):
+        return
+    value = VALUES.get(kind.name, "red" if kind.has_thing else "Zork")
+    thing = "hat" if kind.has_thing else ""
+    for template in (*kind.tells, *kind.tells_heldout, *kind.changes):
+        said = fill(template, entity, value, thing)
+        fact = parse_fact(said)
+        assert fact is not None, said
+        assert (fact.kind, fact.entity, fact.value, fact.thing) == (
+            kind.name, entity, value, thing), said
+
+
+def test_kinds_have_enough_phrasings_and_hold_some_out():
+    assert len(KINDS) >= 15
+    for kind in KINDS.values():
+        assert len(kind.tells) >= 8 and len(kind.asks) >= 5
+        assert not set(kind.tells) & set(kind.tells_heldout)
+        assert not set(kind.asks) & set(kind.asks_heldout)
+        assert kind.tells_heldout and kind.asks_heldout
+
+
+def test_chains_pronouns_and_openings():
+    def read(text):
+        return [(f.kind, f.entity, f.value) for f in parse_facts(text)]
+
+    assert read("Alice lives in Paris and has a dog.") == [
+        ("city", "Alice", "Paris"), ("thing", "Alice", "dog")]
+    assert read("Bob lives in Austin. He has a pet cat.") == [
+        ("city", "Bob", "Austin"), ("pet", "Bob", "cat")]
+    assert read("Actually, Bob lives in Chicago.") == [("city", "Bob", "Chicago")]
+    assert read("Bob has a red hat and blue eyes.") == [
+        ("color", "Bob", "red"), ("color", "Bob", "blue")]
+    assert read("Where does Bob live?") == []
+    assert read("Hello there!") == []
+
+
+def test_first_person_is_answered_in_second():
+    fact = parse_fact("My sister is Ann.")
+    assert fact.first_person
+    assert fact.answer() == "Your sister is Ann."
+    assert fact.questions()[0] == "Who is my sister?"
+    assert fact.unknown() == "I don't know who your sister is."
+
+
+def test_answer_is_prefix_plus_value():
+    for said, prefix, value in [
+        ("Bob works as an artist.", " Bob works as", " an artist"),
+        ("Bob lives in Austin.", " Bob lives in", " Austin"),
+        ("Bob's shoes are red.", " Bob's shoes are", " red"),
+    ]:
+        fact = parse_fact(said)
+        assert (fact.answer_prefix(), fact.answer_value()) == (prefix, value)
+        assert " " + fact.answer() == prefix + value + "."
+
+
+def test_split_pair_parts_where_the_words_part():
+    assert split_pair("Bob lives in Austin", "Bob lives in Chicago") == (
+        "Bob lives in", " Austin", " Chicago")
+    assert split_pair("A b", "C b") == ("", "A b", "C b")
