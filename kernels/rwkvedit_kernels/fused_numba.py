@@ -1,0 +1,415 @@
+"""One RWKV-7 forward pass as a single nogil job shared by a few threads.
+
+It knows nothing about files, hooks or gradients: packed weights, tokens and states in, logits and
+fresh states out. Glossary (B sequences, M tokens of all sequences laid end to end, L layers,
+D width, H heads of size N, F channel-mix width, V vocabulary, R positions whose logits are wanted):
+
+    x        (M, D)  residual stream
+    r k v    (M, D)  receptance, key, value
+    w        (M, D)  decay in (0, 1): exp(-exp(-0.5) * sigmoid(w0 + tanh(xw @ w1) @ w2))
+    kk       (M, D)  removal key, unit length per head
+    b        (M, D)  kk * a, a = in-context learning rate
+    g        (M, D)  gate
+    hidden   (M, Hs) first stage of the four low-rank maps (w, a, g, v)
+    S        (N, N)  one head's state, axes (value, key):
+                     S <- S * w + (S @ -kk) b^T + v k^T,  y = S @ r
+
+The pass is a fixed list of phases; a phase is cut into chunks that do not depend on one another.
+Threads draw tickets (one atomic counter); a ticket names a chunk, and its holder waits until all
+chunks of earlier phases are done. The lowest unfinished ticket never waits, so one thread alone
+completes the job and a late or stalled helper costs time, never a deadlock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from .simd import (
+    COLS,
+    MAX_ROWS,
+    atomic_add,
+    exp32,
+    sigmoid32,
+    tanh32,
+    tile_rows,
+    wait_until,
+    widen_bfloat16,
+)
+
+# Kinds of phases
+EMBED, MIX, PREPARE, WKV, PREPARE_WKV, OUT, FFN_KEY, FFN_VALUE, HEAD = range(9)
+
+# Where the D-wide vectors of one layer lie in ``small`` (units of D)
+(
+    LN1_W, LN1_B, LN2_W, LN2_B, X_R, X_W, X_K, X_V, X_A, X_G, W0, A0, V0, K_K, K_A, R_K,
+    LNX_W, LNX_B, FFN_X_K,
+) = range(19)  # fmt: skip
+LAYER_VECTORS = 19
+# ... and behind the layers
+LN0_W, LN0_B, LNO_W, LNO_B = range(4)
+
+# Columns of the integer table of one layer
+T_MIX, T_MIX_BLOCKS, T_OUT, T_KEY, T_VALUE = range(5)
+T_LORA = 5  # four each: packed offset, padded rank, column in ``hidden``; order w, a, g, v
+LAYER_INTS = T_LORA + 12
+
+# Scalars handed to the worker
+(
+    S_LAYERS, S_D, S_H, S_N, S_F, S_V, S_DP, S_FP, S_HS, S_BLOCK, S_ROWS, S_TILE, S_SEQS,
+    S_WANTED, S_PHASES, S_HEAD, S_MIX_MAX,
+) = range(17)  # fmt: skip
+SCALARS = 17
+
+_DECAY = np.float32(-0.606531)  # -exp(-0.5), as the rwkv package rounds it
+_LN_EPS = np.float32(1e-5)
+_LNX_EPS = np.float32(64e-5)
+_NORM_EPS = np.float32(1e-12)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+
+_FAST = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning
+
+
+def _load(array, index):
+    raise NotImplementedError
+
+
+@overload(_load, inline="always")
+def _load_overload(array, index):
+    """An embedding element as float32, whatever the table is stored in."""
+    if array.dtype == types.uint16:
+        return lambda array, index: widen_bfloat16(array[index])
+    return lambda array, index: array[index]
+
+
+@njit(nogil=True, fastmath=_FAST)
+def layer_norm(src, at, n, weight, w_at, b_at, dst, to):
+    """dst[to:to+n] = LayerNorm(src[at:at+n]) with weight[w_at:], weight[b_at:]."""
+    total = _ZERO
+    for i in range(n):
+        total += src[at + i]
+    mean = total / np.float32(n)
+    square = _ZERO
+    for i in range(n):
+        d = src[at + i] - mean
+        square += d * d
+    scale = _ONE / np.sqrt(square / np.float32(n) + _LN_EPS)
+    for i in range(n):
+        dst[to + i] = (src[at + i] - mean) * scale * weight[w_at + i] + weight[b_at + i]
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _step_rows(s, s_at, out, o_at, n, w, k, z, b, v, r, at, y):
+    """One WKV step, row by row: reads s, writes out and y. z is kk (its sign is applied here)."""
+    for i in range(n):
+        row, to = s_at + i * n, o_at + i * n
+        removed = _ZERO
+        for j in range(n):
+            removed -= s[row + j] * z[at + j]
+        value = v[at + i]
+        total = _ZERO
+        for j in range(n):
+            new = s[row + j] * w[at + j] + removed * b[at + j] + value * k[at + j]
+            out[to + j] = new
+            total += new * r[at + j]
+        y[i] = total
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _step_columns(s, n, w, k, z, b, v, r, at, removed, y):
+    """One WKV step in place on s with axes (key, value): every loop runs over values."""
+    for i in range(n):
+        removed[i] = _ZERO
+        y[i] = _ZERO
+    for j in range(n):
+        c = -z[at + j]
+        row = j * n
+        for i in range(n):
+            removed[i] += s[row + i] * c
+    for j in range(n):
+        wj, kj, bj, rj = w[at + j], k[at + j], b[at + j], r[at + j]
+        row = j * n
+        for i in range(n):
+            new = s[row + i] * wj + removed[i] * bj + v[at + i] * kj
+            s[row + i] = new
+            y[i] += new * rj
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _gate_out(y, n, r, k, v, g, at, small, lw, lb, rk, out, to):
+    """Group norm of one head's read-out, the bonus r.k.r_k v, and the gate."""
+    total = _ZERO
+    for i in range(n):
+        total += y[i]
+    mean = total / np.float32(n)
+    square = _ZERO
+    bonus = _ZERO
+    for i in range(n):
+        d = y[i] - mean
+        square += d * d
+        bonus += r[at + i] * k[at + i] * small[rk + i]
+    scale = _ONE / np.sqrt(square / np.float32(n) + _LNX_EPS)
+    for i in range(n):
+        normed = (y[i] - mean) * scale * small[lw + i] + small[lb + i]
+        out[to + i] = (normed + bonus * v[at + i]) * g[at + i]
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _finish_head(small, base, h, n, d, m, layer, vec, wlo, alo, glo, vlo, k, v, vf, w, kk, b, g):
+    """From low-rank outputs to decay, removal key, rate and gate, for one row of one head.
+
+    vec holds four stretches of n (at wlo, alo, glo, vlo): the second-stage outputs.
+    """
+    at = m * d + h * n
+    col = h * n
+    for i in range(n):
+        w[at + i] = exp32(_DECAY * sigmoid32(small[base + W0 * d + col + i] + vec[wlo + i]))
+    norm = _ZERO
+    for i in range(n):
+        t = k[at + i] * small[base + K_K * d + col + i]
+        kk[at + i] = t
+        norm += t * t
+    inverse = _ONE / max(np.sqrt(norm), _NORM_EPS)
+    for i in range(n):
+        a = sigmoid32(small[base + A0 * d + col + i] + vec[alo + i])
+        t = kk[at + i] * inverse
+        kk[at + i] = t
+        b[at + i] = t * a
+        k[at + i] = k[at + i] * (_ONE + (a - _ONE) * small[base + K_A * d + col + i])
+    for i in range(n):
+        g[at + i] = vec[glo + i]
+    if layer == 0:
+        for i in range(n):
+            vf[at + i] = v[at + i]
+    else:
+        for i in range(n):
+            mix = sigmoid32(small[base + V0 * d + col + i] + vec[vlo + i])
+            v[at + i] = v[at + i] + (vf[at + i] - v[at + i]) * mix
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _lerp(ln, ln_at, previous, p_at, small, mu, n, dst, to):
+    for i in range(n):
+        here = ln[ln_at + i]
+        dst[to + i] = here + (previous[p_at + i] - here) * small[mu + i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+def work(
+    weights, emb, small, scalars, table, mix_meta, phases, ctrl,
+    tokens, row_seq, starts, wanted,
+    att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
+    x, r, k, v, vf, w, kk, b, g, y, hidden, f,
+    finish,
+):  # fmt: skip
+    """Takes tickets until none are left; with ``finish`` also waits for the last chunk.
+
+    All arrays are flat. ``tokens``, ``row_seq`` (M,); ``starts`` (B + 1,) first row of each
+    sequence; ``wanted`` (R,) rows whose logits are asked for; ``ctrl`` (16,) zeros.
+    """
+    d, heads, n = scalars[S_D], scalars[S_H], scalars[S_N]
+    dp, fp, hs = scalars[S_DP], scalars[S_FP], scalars[S_HS]
+    width_f, vocab = scalars[S_F], scalars[S_V]
+    block, rows, tile = scalars[S_BLOCK], scalars[S_ROWS], scalars[S_TILE]
+    layers, wanted_rows = scalars[S_LAYERS], scalars[S_WANTED]
+    state_row = layers * d
+    layer_stride = LAYER_VECTORS * d
+    tail = layers * layer_stride
+
+    normed = np.empty((tile + 1) * d, np.float32)  # LayerNorm of the tile's rows, one row ahead
+    mixed = np.zeros(tile * dp, np.float32)  # token-shifted input of one product
+    out = np.empty(MAX_ROWS * COLS, np.float32)
+    lora = np.empty(4 * MAX_ROWS * n, np.float32)
+    square = np.empty(n * n, np.float32)
+    head_y = np.empty(n, np.float32)
+    removed = np.empty(n, np.float32)
+    have_phase, have_tile, have_mu = -1, -1, -1  # what normed and mixed hold
+
+    phase, base = 0, 0
+    while True:
+        ticket = atomic_add(ctrl, 0, 1)
+        while phase < scalars[S_PHASES] and ticket >= base + phases[phase, 2]:
+            base += phases[phase, 2]
+            phase += 1
+        if phase == scalars[S_PHASES]:
+            if finish:
+                wait_until(ctrl, 8, base)
+            return
+        chunk = ticket - base
+        kind, layer, per_chunk = phases[phase, 0], phases[phase, 1], phases[phase, 3]
+        splits = phases[phase, 4]
+        vectors = layer * layer_stride
+        wait_until(ctrl, 8, base)
+
+        this_tile = chunk // splits
+        part = chunk % splits
+        m0 = this_tile * tile
+        m1 = min(m0 + tile, rows)
+
+        if kind == EMBED:
+            for m in range(m0, m1):
+                at = tokens[m] * d
+                for i in range(d):
+                    normed[i] = _load(emb, at + i)
+                layer_norm(normed, 0, d, small, tail + LN0_W * d, tail + LN0_B * d, x, m * d)
+
+        elif kind == MIX or kind == FFN_KEY:
+            if kind == MIX:
+                ln_w, ln_b = vectors + LN1_W * d, vectors + LN1_B * d
+                last_in, last_out = att_in, att_out
+                first_block, blocks = table[layer, T_MIX], table[layer, T_MIX_BLOCKS]
+            else:
+                ln_w, ln_b = vectors + LN2_W * d, vectors + LN2_B * d
+                last_in, last_out = ffn_in, ffn_out
+                first_block, blocks = table[layer, T_KEY], fp // COLS
+            if have_phase != phase or have_tile != this_tile:
+                have_phase, have_tile, have_mu = phase, this_tile, -1
+                if m0 > 0 and starts[row_seq[m0]] != m0:
+                    layer_norm(x, (m0 - 1) * d, d, small, ln_w, ln_b, normed, 0)
+                for m in range(m0, m1):
+                    layer_norm(x, m * d, d, small, ln_w, ln_b, normed, (m - m0 + 1) * d)
+            if part == 0:
+                for m in range(m0, m1):
+                    if starts[row_seq[m] + 1] == m + 1:
+                        to = row_seq[m] * state_row + layer * d
+                        src = (m - m0 + 1) * d
+                        for i in range(d):
+                            last_out[to + i] = normed[src + i]
+            for blk in range(part * per_chunk, min((part + 1) * per_chunk, blocks)):
+                if kind == MIX:
+                    mu, dest, col = (
+                        mix_meta[layer, blk, 0], mix_meta[layer, blk, 1], mix_meta[layer, blk, 2],
+                    )  # fmt: skip
+                else:
+                    mu, dest, col = FFN_X_K, 99, blk * COLS
+                if mu != have_mu:
+                    have_mu = mu
+                    for m in range(m0, m1):
+                        src = (m - m0 + 1) * d
+                        to = (m - m0) * dp
+                        if starts[row_seq[m]] == m:
+                            before = row_seq[m] * state_row + layer * d
+                            _lerp(normed, src, last_in, before, small, vectors + mu * d, d,
+                                  mixed, to)  # fmt: skip
+                        else:
+                            _lerp(normed, src, normed, src - d, small, vectors + mu * d, d,
+                                  mixed, to)  # fmt: skip
+                w_at = first_block + blk * dp * block
+                many = min(COLS, d - col)
+                for s0 in range(m0, m1, MAX_ROWS):
+                    count = min(MAX_ROWS, m1 - s0)
+                    tile_rows(weights, w_at, mixed, (s0 - m0) * dp, dp, dp, count, out)
+                    for q in range(count):
+                        m = s0 + q
+                        if dest == 0:
+                            for i in range(many):
+                                r[m * d + col + i] = out[q * COLS + i]
+                        elif dest == 1:
+                            for i in range(many):
+                                k[m * d + col + i] = out[q * COLS + i]
+                        elif dest == 2:
+                            for i in range(many):
+                                v[m * d + col + i] = out[q * COLS + i]
+                        elif dest == 3:  # w
+                            for i in range(COLS):
+                                hidden[m * hs + col + i] = tanh32(out[q * COLS + i])
+                        elif dest == 5:  # g
+                            for i in range(COLS):
+                                hidden[m * hs + col + i] = sigmoid32(out[q * COLS + i])
+                        elif dest == 99:
+                            for i in range(COLS):
+                                t = max(out[q * COLS + i], _ZERO)
+                                f[m * fp + col + i] = t * t
+                        else:  # a, v
+                            for i in range(COLS):
+                                hidden[m * hs + col + i] = out[q * COLS + i]
+
+        elif kind == PREPARE or kind == PREPARE_WKV:
+            blocks = (n + COLS - 1) // COLS
+            for h in range(part * per_chunk, min((part + 1) * per_chunk, heads)):
+                for s0 in range(m0, m1, MAX_ROWS):
+                    count = min(MAX_ROWS, m1 - s0)
+                    for which in range(4):
+                        if which == 3 and layer == 0:
+                            continue
+                        rank = table[layer, T_LORA + 4 + which]
+                        w_at = table[layer, T_LORA + which] + h * blocks * rank * block
+                        from_col = table[layer, T_LORA + 8 + which]
+                        for blk in range(blocks):
+                            tile_rows(weights, w_at + blk * rank * block, hidden,
+                                      s0 * hs + from_col, hs, rank, count, out)  # fmt: skip
+                            many = min(COLS, n - blk * COLS)
+                            for q in range(count):
+                                to = (which * MAX_ROWS + q) * n + blk * COLS
+                                for i in range(many):
+                                    lora[to + i] = out[q * COLS + i]
+                    step = MAX_ROWS * n
+                    for q in range(count):
+                        _finish_head(small, vectors, h, n, d, s0 + q, layer, lora, q * n,
+                                     step + q * n, 2 * step + q * n, 3 * step + q * n,
+                                     k, v, vf, w, kk, b, g)  # fmt: skip
+                if kind == PREPARE_WKV:
+                    for m in range(m0, m1):
+                        at = m * d + h * n
+                        s_at = ((row_seq[m] * layers + layer) * heads + h) * n * n
+                        _step_rows(wkv_in, s_at, wkv_out, s_at, n, w, k, kk, b, v, r, at, head_y)
+                        _gate_out(head_y, n, r, k, v, g, at, small,
+                                  vectors + LNX_W * d + h * n, vectors + LNX_B * d + h * n,
+                                  vectors + R_K * d + h * n, y, m * dp + h * n)  # fmt: skip
+
+        elif kind == WKV:
+            seq = chunk // heads
+            h = chunk % heads
+            s_at = ((seq * layers + layer) * heads + h) * n * n
+            for i in range(n):
+                for j in range(n):
+                    square[j * n + i] = wkv_in[s_at + i * n + j]
+            for m in range(starts[seq], starts[seq + 1]):
+                at = m * d + h * n
+                _step_columns(square, n, w, k, kk, b, v, r, at, removed, head_y)
+                _gate_out(head_y, n, r, k, v, g, at, small,
+                          vectors + LNX_W * d + h * n, vectors + LNX_B * d + h * n,
+                          vectors + R_K * d + h * n, y, m * dp + h * n)  # fmt: skip
+            for i in range(n):
+                for j in range(n):
+                    wkv_out[s_at + i * n + j] = square[j * n + i]
+
+        elif kind == OUT or kind == FFN_VALUE:
+            if kind == OUT:
+                source, stride, w_first = y, dp, table[layer, T_OUT]
+            else:
+                source, stride, w_first = f, fp, table[layer, T_VALUE]
+            blocks = (d + COLS - 1) // COLS
+            for blk in range(part * per_chunk, min((part + 1) * per_chunk, blocks)):
+                col = blk * COLS
+                many = min(COLS, d - col)
+                w_at = w_first + blk * stride * block
+                for s0 in range(m0, m1, MAX_ROWS):
+                    count = min(MAX_ROWS, m1 - s0)
+                    tile_rows(weights, w_at, source, s0 * stride, stride, stride, count, out)
+                    for q in range(count):
+                        for i in range(many):
+                            x[(s0 + q) * d + col + i] += out[q * COLS + i]
+
+        else:  # HEAD
+            m1 = min(m0 + tile, wanted_rows)
+            if have_phase != phase or have_tile != this_tile:
+                have_phase, have_tile = phase, this_tile
+                for m in range(m0, m1):
+                    layer_norm(x, wanted[m] * d, d, small, tail + LNO_W * d, tail + LNO_B * d,
+                               mixed, (m - m0) * dp)  # fmt: skip
+            blocks = (vocab + COLS - 1) // COLS
+            for blk in range(part * per_chunk, min((part + 1) * per_chunk, blocks)):
+                col = blk * COLS
+                many = min(COLS, vocab - col)
+                w_at = scalars[S_HEAD] + blk * dp * block
+                for s0 in range(m0, m1, MAX_ROWS):
+                    count = min(MAX_ROWS, m1 - s0)
+                    tile_rows(weights, w_at, mixed, (s0 - m0) * dp, dp, dp, count, out)
+                    for q in range(count):
+                        for i in range(many):
+                            logits[(s0 + q) * vocab + col + i] = out[q * COLS + i]
+
+        atomic_add(ctrl, 8, 1)

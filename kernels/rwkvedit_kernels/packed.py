@@ -1,0 +1,345 @@
+"""RWKV-7 weights packed for the CPU, and forward passes over them.
+
+Knows the official tensor names and nothing about files, tokenizers or devices. A ``PackedModel``
+is built once; ``forward`` runs any number of sequences of any lengths and ``step`` one token of
+each. States are read, never written: what comes back is fresh.
+
+    tokens  B lists of token ids            att_x, ffn_x  (B, L, D) float32
+    logits  (R, V) float32                  wkv           (B, L, H, N, N) float32 (head, value, key)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import fused_numba as fused
+from .simd import COLS, MAX_ROWS, UNROLL
+
+LOW_RANK = "wagv"  # order of the four low-rank maps everywhere below
+_LAYER_VECTORS = (
+    "ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias",
+    "att.x_r", "att.x_w", "att.x_k", "att.x_v", "att.x_a", "att.x_g",
+    "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a", "att.r_k",
+    "att.ln_x.weight", "att.ln_x.bias", "ffn.x_k",
+)  # fmt: skip
+_MAX_ROWS_PER_PASS = 1024  # bounds the scratch of a long prefill, and how long Ctrl-C waits
+_BYTES_PER_WORKER = 4 << 20  # one more thread for each this many bytes of weights
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _aligned(count: int, dtype: type) -> np.ndarray:
+    """An uninitialised flat array whose first element starts a cache line."""
+    size = np.dtype(dtype).itemsize
+    raw = np.empty(count + 64 // size, dtype)
+    skip = (-raw.ctypes.data % 64) // size
+    return raw[skip : skip + count]
+
+
+def _blocks(matrix: Tensor, k: int, half: bool) -> np.ndarray:
+    """(outputs, inputs) -> flat packed blocks of 32 outputs; see ``simd`` for the layout."""
+    rows, cols = matrix.shape
+    padded = matrix.new_zeros(_round_up(rows, COLS), k)
+    padded[:rows, :cols] = matrix
+    if half:
+        bits = padded.to(torch.bfloat16).view(torch.int16).view(-1, 2, COLS // 2, k)
+        pairs = bits.permute(0, 3, 2, 1).contiguous()  # low half first: little-endian words
+        return pairs.view(torch.int32).flatten().numpy().view(np.uint32)
+    blocks = padded.float().view(-1, COLS, k).transpose(1, 2).contiguous()
+    return blocks.flatten().numpy()
+
+
+class _Helpers:
+    """Threads that join a job when they can; a job never waits for them to come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queues: list[SimpleQueue] = []
+        self._pid = os.getpid()
+
+    def call(self, count: int, args: tuple) -> None:
+        """Offer the job to ``count`` helpers."""
+        if self._pid != os.getpid() or len(self._queues) < count:
+            with self._lock:
+                if self._pid != os.getpid():  # threads do not survive a fork
+                    self._queues, self._pid = [], os.getpid()
+                while len(self._queues) < count:
+                    queue: SimpleQueue = SimpleQueue()
+                    name = f"rwkvedit-worker-{len(self._queues) + 1}"
+                    threading.Thread(target=_serve, args=(queue,), name=name, daemon=True).start()
+                    self._queues.append(queue)
+        for queue in self._queues[:count]:
+            queue.put(args)
+
+
+def _serve(queue: SimpleQueue) -> None:
+    while True:
+        args = queue.get()
+        fused.work(*args, False)
+        del args  # or the last job's arrays would live until the next
+
+
+_helpers = _Helpers()
+
+
+class PackedModel:
+    """RWKV-7 weights in the layout that ``fused_numba`` streams.
+
+    ``weights`` maps official x070 names to CPU tensors of any float dtype. ``dtype`` float32 or
+    bfloat16 is what the matrices are kept in (vectors and all arithmetic are float32).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"packed weights are float32 or bfloat16, not {dtype}")
+        self.dtype = dtype
+        half = dtype == torch.bfloat16
+        get = weights.__getitem__
+        self.n_layer = 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("blocks."))
+        self.vocab_size, self.n_embd = get("emb.weight").shape
+        self.n_head, self.head_size = get("blocks.0.att.r_k").shape
+        self.n_ffn = get("blocks.0.ffn.key.weight").shape[0]
+        d, n, layers = self.n_embd, self.head_size, self.n_layer
+        dp, fp = _round_up(d, UNROLL), _round_up(self.n_ffn, COLS)
+        block = COLS // 2 if half else COLS
+
+        parts: list[np.ndarray] = []
+        self._size = 0
+
+        def add(matrix: Tensor, k: int) -> int:
+            packed = _blocks(matrix, k, half)
+            parts.append(packed)
+            self._size += packed.size
+            return self._size - packed.size
+
+        small = torch.zeros(layers * fused.LAYER_VECTORS + 4, d)
+        self.table = np.zeros((layers, fused.LAYER_INTS), np.int64)
+        meta: list[list[tuple[int, int, int]]] = []
+        hidden_width = 0
+        mus = {"w": fused.X_W, "a": fused.X_A, "g": fused.X_G, "v": fused.X_V}
+        for layer in range(layers):
+            name = f"blocks.{layer}."
+            for i, vector in enumerate(_LAYER_VECTORS):
+                if (tensor := weights.get(name + vector)) is not None:
+                    small[layer * fused.LAYER_VECTORS + i] = tensor.flatten().float()
+            row = self.table[layer]
+            row[fused.T_MIX] = self._size
+            blocks: list[tuple[int, int, int]] = []
+            # v's low-rank map reads the same mixture as the value matrix, so it follows it.
+            for dest, (tensor_name, mu) in enumerate(
+                (("receptance", fused.X_R), ("key", fused.X_K), ("value", fused.X_V))
+            ):
+                add(get(f"{name}att.{tensor_name}.weight"), dp)
+                blocks += [(mu, dest, c) for c in range(0, d, COLS)]
+            column = 0
+            for which in (3, 0, 1, 2):  # v first
+                letter = LOW_RANK[which]
+                first = weights.get(f"{name}att.{letter}1")
+                if first is None or (letter == "v" and layer == 0):
+                    continue
+                rank = _round_up(first.shape[1], COLS)
+                add(first.t(), dp)
+                row[fused.T_LORA + 4 + which] = rank
+                row[fused.T_LORA + 8 + which] = column
+                mu = mus[letter]
+                blocks += [(mu, 3 + which, column + c) for c in range(0, rank, COLS)]
+                column += rank
+            hidden_width = max(hidden_width, column)
+            row[fused.T_MIX_BLOCKS] = len(blocks)
+            meta.append(blocks)
+            for which, letter in enumerate(LOW_RANK):
+                second = weights.get(f"{name}att.{letter}2")
+                if second is None or (letter == "v" and layer == 0):
+                    continue
+                rank = int(row[fused.T_LORA + 4 + which])
+                heads = second.t().reshape(self.n_head, n, -1)
+                padded = heads.new_zeros(self.n_head, _round_up(n, COLS), heads.shape[2])
+                padded[:, :n] = heads
+                row[fused.T_LORA + which] = add(padded.flatten(0, 1), rank)
+            row[fused.T_OUT] = add(get(f"{name}att.output.weight"), dp)
+            row[fused.T_KEY] = add(get(f"{name}ffn.key.weight"), dp)
+            row[fused.T_VALUE] = add(get(f"{name}ffn.value.weight"), fp)
+        head_at = add(get("head.weight"), dp)
+        tail = layers * fused.LAYER_VECTORS
+        for i, vector in enumerate(("blocks.0.ln0.weight", "blocks.0.ln0.bias")):
+            small[tail + i] = get(vector).float()
+        for i, vector in enumerate(("ln_out.weight", "ln_out.bias")):
+            small[tail + 2 + i] = get(vector).float()
+        self.small = small.flatten().numpy()
+
+        self.matrices = _aligned(self._size, np.uint32 if half else np.float32)
+        at = 0
+        for i, part in enumerate(parts):
+            self.matrices[at : at + part.size] = part
+            at += part.size
+            parts[i] = part[:0]  # let go early: two copies of a large model at most
+        most = max(len(blocks) for blocks in meta)
+        self.meta = np.zeros((layers, most, 3), np.int64)
+        for layer, blocks in enumerate(meta):
+            self.meta[layer, : len(blocks)] = blocks
+        emb = get("emb.weight").detach().contiguous()
+        if half:
+            self.emb = emb.to(torch.bfloat16).view(torch.uint16).flatten().numpy()
+        else:
+            self.emb = emb.float().flatten().numpy()
+
+        base = np.zeros(fused.SCALARS, np.int64)
+        base[fused.S_LAYERS], base[fused.S_D], base[fused.S_H] = layers, d, self.n_head
+        base[fused.S_N], base[fused.S_F], base[fused.S_V] = n, self.n_ffn, self.vocab_size
+        base[fused.S_DP], base[fused.S_FP], base[fused.S_HS] = dp, fp, hidden_width
+        base[fused.S_BLOCK], base[fused.S_HEAD] = block, head_at
+        self._base = base
+        self._plans: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of matrices that one token reads (the embedding's one row left out)."""
+        return self.matrices.nbytes
+
+    def _plan(
+        self, rows: int, seqs: int, wanted: int, workers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scalars and the phase table: (kind, layer, chunks, blocks a chunk, column splits)."""
+        tiles = -(-rows // (4 * MAX_ROWS))
+        tile = _round_up(-(-rows // tiles), MAX_ROWS) if tiles > 1 else rows
+        tiles = -(-rows // tile)
+        phases: list[tuple[int, int, int, int, int]] = []
+
+        def add(kind: int, layer: int, blocks: int, row_tiles: int = tiles) -> None:
+            splits = max(1, min(blocks, -(-4 * workers // row_tiles))) if workers > 1 else 1
+            per_chunk = -(-blocks // splits)
+            splits = -(-blocks // per_chunk)
+            phases.append((kind, layer, row_tiles * splits, per_chunk, splits))
+
+        add(fused.EMBED, 0, 1)
+        for layer in range(self.n_layer):
+            add(fused.MIX, layer, int(self.table[layer, fused.T_MIX_BLOCKS]))
+            if rows == seqs:
+                add(fused.PREPARE_WKV, layer, self.n_head)
+            else:
+                add(fused.PREPARE, layer, self.n_head)
+                phases.append((fused.WKV, layer, seqs * self.n_head, 1, 1))
+            add(fused.OUT, layer, -(-self.n_embd // COLS))
+            add(fused.FFN_KEY, layer, int(self._base[fused.S_FP]) // COLS)
+            add(fused.FFN_VALUE, layer, -(-self.n_embd // COLS))
+        if wanted:
+            add(fused.HEAD, 0, -(-self.vocab_size // COLS), -(-wanted // tile))
+        scalars = self._base.copy()
+        scalars[fused.S_ROWS], scalars[fused.S_TILE] = rows, tile
+        scalars[fused.S_WANTED], scalars[fused.S_PHASES] = wanted, len(phases)
+        return scalars, np.array(phases, np.int64)
+
+    def run(
+        self,
+        tokens: np.ndarray,
+        lengths: Sequence[int],
+        wanted: np.ndarray,
+        att_x: Tensor,
+        wkv: Tensor,
+        ffn_x: Tensor,
+        threads: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One pass over sequences laid end to end; ``wanted`` names the rows to give logits for."""
+        rows, seqs = len(tokens), len(lengths)
+        workers = min(threads or torch.get_num_threads(), 1 + self.nbytes // _BYTES_PER_WORKER)
+        decode = rows == seqs
+        key = (rows, len(wanted), workers)
+        if decode and key in self._plans:
+            scalars, phases = self._plans[key]
+        else:
+            scalars, phases = self._plan(rows, seqs, len(wanted), workers)
+            if decode:
+                self._plans[key] = scalars, phases
+        starts = np.zeros(seqs + 1, np.int64)
+        np.cumsum(lengths, out=starts[1:])
+        row_seq = np.repeat(np.arange(seqs), lengths)
+        d = self.n_embd
+        inputs = [_flat(t) for t in (att_x, wkv, ffn_x)]
+        outputs = [torch.empty(t.shape, dtype=torch.float32) for t in (att_x, wkv, ffn_x)]
+        logits = torch.empty(len(wanted), self.vocab_size)
+        scratch = [np.empty(rows * d, np.float32) for _ in range(9)]
+        dp, fp, hs = (int(scalars[i]) for i in (fused.S_DP, fused.S_FP, fused.S_HS))
+        new = np.zeros if dp != d else np.empty  # a padded column must hold a number
+        gated = new(rows * dp, np.float32)
+        hidden = np.empty(rows * hs, np.float32)
+        ffn = np.empty(rows * fp, np.float32)
+        args = (
+            self.matrices, self.emb, self.small, scalars, self.table, self.meta, phases,
+            np.zeros(16, np.int64), tokens, row_seq, starts, wanted,
+            *inputs, *(t.numpy().reshape(-1) for t in outputs), logits.numpy().reshape(-1),
+            *scratch, gated, hidden, ffn,
+        )  # fmt: skip
+        if workers > 1:
+            _helpers.call(workers - 1, args)
+        fused.work(*args, True)
+        return logits, outputs[0], outputs[1], outputs[2]
+
+    def step(
+        self, tokens: Sequence[int], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
+        threads: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """One token of each sequence: (logits (B, V), att_x, wkv, ffn_x)."""
+        count = len(tokens)
+        ids = self._check(tokens)
+        return self.run(ids, [1] * count, np.arange(count), att_x, wkv, ffn_x, threads)
+
+    def forward(
+        self, tokens: Sequence[Sequence[int]], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
+        full: bool = False, threads: int | None = None,
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
+        """B prompts of their own lengths (at least one token each).
+
+        Returns logits per prompt, (T_b, V) with ``full`` and (V,) of its last token without, and
+        the new state. Long prompts run in passes of about a thousand rows.
+        """
+        seqs = len(tokens)
+        ids = [self._check(t) for t in tokens]
+        lengths = [len(t) for t in ids]
+        if not seqs or min(lengths) == 0:
+            raise ValueError("every prompt needs at least one token")
+        span = max(1, _MAX_ROWS_PER_PASS // seqs) if sum(lengths) > _MAX_ROWS_PER_PASS else 0
+        if not span:
+            rows = np.arange(sum(lengths)) if full else np.cumsum(lengths) - 1
+            logits, *state = self.run(
+                np.concatenate(ids), lengths, rows, att_x, wkv, ffn_x, threads
+            )
+            pieces = list(logits.split(lengths)) if full else list(logits)
+            return pieces, state[0], state[1], state[2]
+        state = [t.detach().float().clone() for t in (att_x, wkv, ffn_x)]
+        collected: list[list[Tensor]] = [[] for _ in range(seqs)]
+        for at in range(0, max(lengths), span):
+            live = [b for b in range(seqs) if lengths[b] > at]
+            part = [ids[b][at : at + span] for b in live]
+            sizes = [len(p) for p in part]
+            ends = np.cumsum(sizes)
+            last = [i for i, b in enumerate(live) if lengths[b] <= at + span]
+            rows = np.arange(ends[-1]) if full else ends[last] - 1
+            logits, *after = self.run(
+                np.concatenate(part), sizes, rows, *(t[live] for t in state), threads=threads
+            )
+            for old, new in zip(state, after, strict=True):
+                old[live] = new
+            owners, widths = (live, sizes) if full else ([live[i] for i in last], [1] * len(last))
+            for b, piece in zip(owners, logits.split(widths), strict=True):
+                collected[b].append(piece)
+        joined = [torch.cat(p) if full else p[-1][0] for p in collected]
+        return joined, state[0], state[1], state[2]
+
+    def _check(self, tokens: Sequence[int]) -> np.ndarray:
+        ids = np.asarray(tokens, np.int64).reshape(-1)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            raise ValueError(f"token ids must be in 0..{self.vocab_size - 1}")
+        return ids
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float32).contiguous().numpy().reshape(-1)
