@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from rwkvedit_kernels import wkv7_numba
 from rwkvedit_kernels.wkv7_autograd import wkv7
 from rwkvedit_kernels.wkv7_ref import wkv7_ref
@@ -30,7 +29,14 @@ def relative(x: torch.Tensor, y: torch.Tensor) -> float:
     return float((x.double() - y.double()).norm() / y.double().norm().clamp_min(1e-30))
 
 
-SHAPES = [(1, 1, 1, 64), (2, 17, 3, 64), (1, 33, 2, 32), (3, 16, 1, 16), (2, 5, 2, 10), (1, 50, 1, 24)]
+SHAPES = [
+    (1, 1, 1, 64),
+    (2, 17, 3, 64),
+    (1, 33, 2, 32),
+    (3, 16, 1, 16),
+    (2, 5, 2, 10),
+    (1, 50, 1, 24),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

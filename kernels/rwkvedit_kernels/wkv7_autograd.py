@@ -19,27 +19,35 @@ def _np(x: Tensor) -> np.ndarray:
     return x.detach().float().contiguous().numpy()
 
 
+def _forward(six: list[np.ndarray], state: np.ndarray, keep: bool) -> tuple[np.ndarray, ...]:
+    r, w, k, v, a, b = six
+    return wkv7_numba.wkv7_forward(r, w, k, v, a, b, state, keep=keep)
+
+
+def _backward(
+    six: list[np.ndarray], kept: np.ndarray, dy: np.ndarray, d_state: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    r, w, k, v, a, b = six
+    return wkv7_numba.wkv7_backward(r, w, k, v, a, b, kept, dy, d_state)
+
+
 class _Wkv7(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        *six, state = inputs
         keep = any(ctx.needs_input_grad)
-        ins = [_np(x) for x in (r, w, k, v, a, b)]
-        y, end, kept = wkv7_numba.wkv7_forward(*ins, _np(state), keep=keep)
+        ins = [x.detach().float().contiguous() for x in six]
+        y, end, kept = _forward([x.numpy() for x in ins], _np(state), keep)
         if keep:
-            saved = [x.detach().float().contiguous() for x in (r, w, k, v, a, b)]
-            ctx.save_for_backward(*saved, torch.from_numpy(kept))
-            ctx.dtypes = [x.dtype for x in (r, w, k, v, a, b, state)]
+            ctx.save_for_backward(*ins, torch.from_numpy(kept))
+            ctx.dtypes = [x.dtype for x in inputs]
         return torch.from_numpy(y), torch.from_numpy(end)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, d_state: Tensor) -> tuple[Tensor, ...]:
         *ins, kept = ctx.saved_tensors
-        grads = wkv7_numba.wkv7_backward(
-            *(x.numpy() for x in ins), kept.numpy(), _np(dy), _np(d_state)
-        )
+        grads = _backward([x.numpy() for x in ins], kept.numpy(), _np(dy), _np(d_state))
         return tuple(torch.from_numpy(g).to(d) for g, d in zip(grads, ctx.dtypes, strict=True))
 
 

@@ -15,7 +15,7 @@ state are taken four at a time so that each load of a key-axis vector serves fou
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numba
@@ -25,7 +25,7 @@ CHUNK = 16
 _ROWS = 4
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernels(N: int) -> tuple[Any, Any]:
     """Compile forward and backward with the head size N (a multiple of 4) as a constant."""
     f32 = np.float32
@@ -248,7 +248,7 @@ def wkv7_backward(
     dy: np.ndarray,
     d_state: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Gradients (dr, dw, dk, dv, da, db, d_initial_state) from dy and the final state's gradient."""
+    """Gradients (dr, dw, dk, dv, da, db, d_state0) from dy and the final state's gradient."""
     B, _, H, N = r.shape
     M = kept.shape[-1]
     if d_state is None:

@@ -1,6 +1,6 @@
-"""The WKV-7 recurrence in plain torch, one token at a time: the oracle every fast kernel answers to.
+"""The WKV-7 recurrence in plain torch, one token at a time: what every fast kernel must equal.
 
-Knows nothing of layers, weights or devices; works in whatever dtype it is handed (float64 in tests).
+Knows nothing of layers, weights or devices; works in the dtype it is handed (float64 in tests).
 
 Glossary (arXiv:2503.14456, section 4; here a = -kk and b = kk * iclr):
     r, w, k, v, a, b   (B, T, H, N)    receptance, decay in (0, 1), key, value, removal, replacement

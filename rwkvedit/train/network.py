@@ -18,14 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from rwkvedit_kernels.wkv7_autograd import wkv7 as wkv7_cpu
 from rwkvedit_kernels.wkv7_ref import wkv7_ref
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 DECAY_SCALE = math.exp(-0.5)
 HEAD_CHUNK = 512  # rows of logits alive at a time; 512 x V stays near the caches
@@ -214,7 +213,7 @@ def mix_out(
 
 
 class _SelectedLoss(torch.autograd.Function):
-    """Weighted cross-entropy through the head, a chunk of rows at a time, gradients made on the way.
+    """Weighted cross-entropy through the head, a chunk of rows at a time, gradients on the way.
 
     Logits never exist for more than HEAD_CHUNK rows; backward only scales what forward found.
     """
@@ -308,8 +307,7 @@ class Network(nn.Module):
         B, T = tokens.shape
         D, H, N = self.cfg.n_embd, self.cfg.n_head, self.cfg.head_size
         x = F.embedding(tokens, self.emb.weight)
-        ln0 = self.blocks[0].ln0
-        x = F.layer_norm(x, (D,), ln0.weight, ln0.bias)
+        x = cast(Block, self.blocks[0]).ln0(x)
         run = _recurrence(tokens.device)
         v_first = None
         for block in self.blocks:
