@@ -309,13 +309,16 @@ class Network(nn.Module):
         x = F.embedding(tokens, self.emb.weight)
         x = cast(Block, self.blocks[0]).ln0(x)
         run = _recurrence(tokens.device)
+        # token 0 ends a document: it wipes the state, as if what follows began a row
+        inside = (tokens != 0).unsqueeze(-1).to(x.dtype)  # (B, T, 1)
         v_first = None
         for block in self.blocks:
             p = dict(block.named_parameters())
             r, w, k, v, a, b, g = self._mix_in(x, v_first, p, N, self.dtype)
             if v_first is None:
                 v_first = v
-            y, _ = run(*(z.view(B, T, H, N) for z in (r, w, k, v, a, b)))
+            kept = (r, w * inside, k * inside, v, a * inside, b)
+            y, _ = run(*(z.view(B, T, H, N) for z in kept))
             x = self._mix_out(x, y.view(B, T, D), r, k, v, g, p, N, self.dtype)
         return x
 

@@ -1,0 +1,502 @@
+"""Writes the embedded model's training text: small worlds told, corrected, and asked about.
+
+Knows nothing of the network. A document is a list of (text, weight) pieces; the weight says how
+much a piece's tokens count in the loss (value tokens and the word that decides between knowing and
+not knowing: 1.0; the rest about 0.1, most of it by sampling, which also saves the output layer's
+work).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rwkvedit.facts import KINDS, Fact, fill
+from rwkvedit.facts.kinds import PROPER_SLOTS
+from rwkvedit.models.tokenizer import WorldTokenizer
+from rwkvedit.train.words import FILLER_REPLIES, FILLERS, SMALL_TALK, Words
+
+VALUE, DECIDES, NAME, ANSWER, TEXT = 1.0, 1.0, 0.5, 0.3, 0.05
+# Text pieces are kept in the loss with this probability, at TEXT / KEEP weight.
+KEEP = 0.2
+
+ACKS = ("Got it.", "Got it.", "Got it.", "Okay.", "Noted.")
+CORRECTIONS = ("Actually, {}", "No, {}", "Correction: {}", "Sorry, {}", "Wait, {}",
+               "That was wrong. {}", "I was wrong: {}")
+FORGETS = ("Forget that {}", "Please forget that {}")
+ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
+STAGES = (
+    # until, row lengths with odds, most entities, most facts each, rate of everything but telling
+    (0.10, ((96, 1.0),), 3, 1, 0.0),
+    (0.30, ((192, 1.0),), 5, 2, 0.5),
+    (0.55, ((256, 0.8), (384, 0.2)), 7, 2, 1.0),
+    (0.80, ((256, 0.5), (512, 0.5)), 7, 3, 1.0),
+    (1.01, ((256, 0.3), (512, 0.4), (1280, 0.3)), 7, 3, 1.0),
+)
+
+
+def fixed_sentences() -> Iterator[str]:
+    """Every sentence of the corpus that is not made from a fact template (for the vocabulary)."""
+    from rwkvedit.train import words
+
+    for user, reply in SMALL_TALK:
+        yield user
+        yield reply
+    yield from FILLERS
+    yield from FILLER_REPLIES
+    yield from (*ACKS, *CORRECTIONS, *FORGETS, *ABOUT, *words._PATTERNS)
+    yield from (*words._ADJECTIVES, *words._NOUNS, *words._VERBS)
+    yield "User Assistant Q A Yes No He She They I don't know Okay, Here are some facts: I forgot"
+    yield "In fact I made a mistake Let me correct that nothing about anything yet"
+
+
+@dataclass
+class Batch:
+    """``tokens`` and ``targets`` (B, T) int64, ``weights`` (B, T) float32, the stage's name."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    stage: str
+
+
+@dataclass
+class Document:
+    pieces: list[tuple[str, float]] = field(default_factory=list)
+    facts: dict[tuple[str, str, str], Fact] = field(default_factory=dict)
+
+    def add(self, text: str, weight: float = TEXT) -> None:
+        self.pieces.append((text, weight))
+
+
+class Writer:
+    """Makes documents at a given difficulty."""
+
+    def __init__(self, words: Words, rng: np.random.Generator) -> None:
+        self.words, self.rng = words, rng
+        self._kinds = list(KINDS.values())
+        odds = np.array([0.5 if kind.name == "phone" else 2.5 if kind.name in ("city", "color")
+                         else 1.5 if kind.name in ("job", "pet", "thing", "food", "drink")
+                         else 1.0 for kind in self._kinds])
+        self._kind_odds = odds / odds.sum()
+
+    def pick(self, options):
+        return options[int(self.rng.integers(len(options)))]
+
+    def chance(self, p: float) -> bool:
+        return self.rng.random() < p
+
+    # -- worlds ---------------------------------------------------------------------------------
+
+    def _entities(self, n: int) -> list[str]:
+        chosen: list[str] = []
+        surname_world = n >= 2 and self.chance(0.12)
+        first = self.words.name(self.rng, 0.5)
+        while len(chosen) < n:
+            if surname_world and len(chosen) < 2:
+                name = f"{first} {self.words.name(self.rng, 0.3)}"
+            elif self.chance(0.06):
+                name = f"{self.words.name(self.rng, 0.5)} {self.words.name(self.rng, 0.5)}"
+            else:
+                name = self.words.name(self.rng, 0.5)
+            if name not in chosen:
+                chosen.append(name)
+        if self.chance(0.15):
+            chosen[int(self.rng.integers(n))] = "I"
+        return chosen
+
+    def _fact(self, entity: str, kind_name: str, taken: set[str]) -> Fact:
+        kind = KINDS[kind_name]
+        thing = ""
+        if kind.has_thing:
+            thing = self.words.value("colored", self.rng, 0.15)
+            if thing == "hair" and self.chance(0.5):
+                thing = "hat"
+        for _ in range(20):
+            value = self.words.value(kind.slot, self.rng, 0.4)
+            if value not in taken or self.chance(0.05):
+                break
+        taken.add(value)
+        return Fact(kind_name, entity, value, thing)
+
+    def world(self, n_entities: int, n_facts: int) -> list[Fact]:
+        """Distinct facts; half the worlds give everybody the same kinds (the hard case)."""
+        taken: set[str] = set()
+        facts: list[Fact] = []
+        entities = self._entities(n_entities)
+        shared = self._draw_kinds(n_facts) if self.chance(0.55) else None
+        for entity in entities:
+            taken_keys = set()
+            for kind_name in shared or self._draw_kinds(int(self.rng.integers(1, n_facts + 1))):
+                kind = KINDS[kind_name]
+                owner = entity
+                if kind.subject == "object":
+                    mine = self.chance(0.15)
+                    owner = ("my " if mine else "the ") + self.words.value(
+                        "objects", self.rng, 0.2)
+                fact = self._fact(owner, kind_name, taken)
+                if fact.key not in taken_keys and not any(f.key == fact.key for f in facts):
+                    taken_keys.add(fact.key)
+                    facts.append(fact)
+        if n_facts >= 2 and self.chance(0.2):  # two colours of one person
+            for entity in entities[:2]:
+                fact = self._fact(entity, "color", taken)
+                if not any(f.key == fact.key for f in facts):
+                    facts.append(fact)
+        return facts
+
+    def _draw_kinds(self, n: int) -> list[str]:
+        drawn = self.rng.choice(len(self._kinds), size=n, replace=False, p=self._kind_odds)
+        return [self._kinds[int(i)].name for i in drawn]
+
+    # -- sentences ------------------------------------------------------------------------------
+
+    def tell(self, fact: Fact, pronoun: str = "") -> str:
+        kind = KINDS[fact.kind]
+        tells = [t for t in kind.tells
+                 if kind.slot in PROPER_SLOTS or not t.startswith("{v}")]
+        entity, value = fact.entity, fact.value
+        if pronoun and entity not in ("I",) and kind.subject == "person":
+            usable = [t for t in tells if "{E's}" not in t]
+            if usable:
+                return fill(self.pick(usable), pronoun, value, fact.thing)
+        # the plainest telling is also the commonest
+        template = tells[0] if self.chance(0.3) else self.pick(tells)
+        return fill(template, entity, value, fact.thing)
+
+    def chain(self, first: Fact, second: Fact) -> str:
+        """"X lives in A and has a B." from two facts of one owner."""
+        clauses = []
+        for fact in (first, second):
+            tells = [t for t in KINDS[fact.kind].tells if t.startswith("{E} ")]
+            if not tells:
+                return f"{self.tell(first)} {self.tell(second)}"
+            clauses.append(fill(self.pick(tells), fact.entity, fact.value, fact.thing)
+                           .removesuffix("."))
+        return f"{clauses[0]} and {clauses[1][len(second.entity) + 1:]}."
+
+    def correction(self, fact: Fact) -> str:
+        kind = KINDS[fact.kind]
+        if kind.changes and self.chance(0.3):
+            return fill(self.pick(kind.changes), fact.entity, fact.value, fact.thing)
+        told = self.tell(fact)
+        opening = self.pick(CORRECTIONS)
+        if fact.entity.startswith(("the ", "my ")) or told.startswith(("My ", "The ", "Your ")):
+            told = told if ". {}" in opening else told[:1].lower() + told[1:]
+        return opening.format(told)
+
+    # -- chat turns -----------------------------------------------------------------------------
+
+    def user(self, doc: Document, text: str) -> None:
+        doc.add("User:")
+        doc.add(" " + text)
+        doc.add("\n\n")
+        doc.add("Assistant:")
+
+    def reply(self, doc: Document, text: str, weight: float = ANSWER) -> None:
+        first, _, rest = text.partition(" ")
+        doc.add(" " + first, weight)
+        if rest:
+            doc.add(" " + rest, weight)
+        doc.add("\n\n", weight)
+
+    def sentence(self, doc: Document, fact: Fact, lead: str = "", decides: float = DECIDES) -> None:
+        """The assistant's own sentence for a fact, its value weighted."""
+        prefix, value = fact.answer_prefix(), fact.answer_value()
+        if lead:
+            doc.add(lead, decides)
+            decides = NAME
+        first = re.match(r" \S+", prefix)
+        cut = first.end() if first else 0
+        doc.add(prefix[:cut], decides)
+        doc.add(prefix[cut:], ANSWER)
+        doc.add(value, VALUE)
+        doc.add(".", ANSWER)
+
+    def answer(self, doc: Document, fact: Fact) -> None:
+        self.sentence(doc, fact)
+        doc.add("\n\n", ANSWER)
+
+    def acknowledge(self, doc: Document, fact: Fact | None) -> None:
+        if fact is not None and self.chance(0.2):
+            self.sentence(doc, fact, " Okay,", 0.1)
+            doc.add("\n\n", ANSWER)
+        else:
+            self.reply(doc, self.pick(ACKS), 0.1)
+
+    def ask(self, fact: Fact) -> str:
+        return fill(self.pick(KINDS[fact.kind].asks), fact.entity, fact.value, fact.thing)
+
+    def question_turn(self, doc: Document, told: list[Fact], extras: float) -> None:
+        """One question and its answer, of any sort."""
+        current = [doc.facts[f.key] for f in told if f.key in doc.facts]
+        draw = self.rng.random()
+        if extras and draw < 0.12 * extras:
+            fact = self._untold(told, doc)
+            self.user(doc, self.ask(fact))
+            doc.add(" I", DECIDES)
+            doc.add(fact.unknown()[1:], ANSWER)
+            doc.add("\n\n", ANSWER)
+        elif extras and draw < 0.18 * extras and current:
+            fact = self.pick(current)
+            others = [f.value for f in current if f.kind == fact.kind and f.value != fact.value]
+            asked = fact.value if self.chance(0.5) else (
+                self.pick(others) if others else
+                self.words.value(KINDS[fact.kind].slot, self.rng, 0.3))
+            self.user(doc, fill(KINDS[fact.kind].yes_no, fact.entity, asked, fact.thing))
+            self.sentence(doc, fact, " Yes," if asked == fact.value else " No,")
+            doc.add("\n\n", ANSWER)
+        elif extras and draw < 0.22 * extras and current:
+            entity = self.pick(current).entity
+            if entity.startswith(("the ", "my ")):
+                return
+            self.user(doc, self.pick(ABOUT).format({"I": "me"}.get(entity, entity)))
+            for fact in [f for f in current if f.entity == entity][:3]:
+                self.sentence(doc, fact, decides=ANSWER)
+            doc.add("\n\n", ANSWER)
+        elif extras and draw < 0.25 * extras:
+            user, reply = self.pick(SMALL_TALK)
+            self.user(doc, user)
+            self.reply(doc, reply)
+        elif current:
+            fact = self.pick(current)
+            self.user(doc, self.ask(fact))
+            self.answer(doc, fact)
+
+    def _untold(self, told: list[Fact], doc: Document) -> Fact:
+        """A question nobody answered: a known person's other kind, or a stranger."""
+        people = [f.entity for f in told if not f.entity.startswith(("the ", "my "))] or ["Bob"]
+        kinds_told = list({f.kind for f in told})
+        for _ in range(30):
+            stranger = self.chance(0.5)
+            entity = self.words.name(self.rng, 0.5) if stranger else self.pick(people)
+            kind = self.pick(kinds_told) if self.chance(0.6) else self._draw_kinds(1)[0]
+            if KINDS[kind].subject == "object":
+                entity = "the " + self.words.value("objects", self.rng, 0.2)
+            fact = self._fact(entity, kind, set())
+            if fact.key not in doc.facts:
+                return fact
+        return Fact("city", self.words.invented(self.rng).capitalize(), "x")
+
+    def small_talk(self, doc: Document) -> None:
+        if self.chance(0.25):
+            user, reply = self.pick(SMALL_TALK)
+            self.user(doc, user)
+            self.reply(doc, reply, 0.15)
+        else:
+            text = " ".join(self.words.filler(self.rng)
+                            for _ in range(int(self.rng.integers(1, 4))))
+            self.user(doc, text)
+            self.reply(doc, self.pick(FILLER_REPLIES), 0.1)
+
+    def _tell_turns(self, doc: Document, facts: list[Fact], extras: float) -> None:
+        queue = list(facts)
+        if self.chance(0.5):
+            self.rng.shuffle(queue)  # type: ignore[arg-type]
+        while queue:
+            if extras and self.chance(0.08 * extras):
+                self.small_talk(doc)
+            fact = queue.pop(0)
+            group = [fact]
+            mate = next((f for f in queue if f.entity == fact.entity), None)
+            if mate is not None and self.chance(0.5):
+                queue.remove(mate)
+                group.append(mate)
+                if self.chance(0.5) and "{E} " in "".join(KINDS[fact.kind].tells):
+                    text = self.chain(fact, mate)
+                else:
+                    pronoun = self.pick(("He", "She", "They")) if self.chance(0.5) else ""
+                    if pronoun == "They":
+                        pronoun = "She"
+                    text = f"{self.tell(fact)} {self.tell(mate, pronoun)}"
+            else:
+                text = self.tell(fact)
+                while queue and self.chance(0.15):
+                    other = queue.pop(0)
+                    group.append(other)
+                    text += " " + self.tell(other)
+            if extras and self.chance(0.08):
+                text = f"{self.words.filler(self.rng)} {text}"
+            self.user(doc, text)
+            for one in group:
+                doc.facts[one.key] = one
+            self.acknowledge(doc, fact if len(group) == 1 else None)
+            if extras and self.chance(0.15):
+                self.question_turn(doc, facts, extras)
+
+    def _revise(self, doc: Document, facts: list[Fact]) -> None:
+        """One correction (or, rarely, a plain request to forget), with its acknowledgement."""
+        key = self.pick(list(doc.facts))
+        old = doc.facts[key]
+        if self.chance(0.06):
+            told = self.tell(old)
+            self.user(doc, self.pick(FORGETS).format(
+                told if not told.startswith(("My ", "The ")) else told[:1].lower() + told[1:]))
+            self.reply(doc, "Okay, I forgot that.", 0.2)
+            del doc.facts[key]
+            return
+        new = old.with_value(self._fact(old.entity, old.kind, {old.value}).value)
+        self.user(doc, self.correction(new))
+        doc.facts[key] = new
+        self.acknowledge(doc, new)
+
+    def chat(self, n_entities: int, n_facts: int, extras: float, budget: int) -> Document:
+        """A chat: facts told, small talk, corrections, questions; about ``budget`` tokens."""
+        doc = Document()
+        facts = self.world(n_entities, n_facts)
+        if extras and self.chance(0.1):
+            self.small_talk(doc)
+        self._tell_turns(doc, facts, extras)
+        if extras and self.chance(0.35 * extras):
+            for _ in range(int(self.rng.integers(1, 4))):
+                if doc.facts:
+                    self._revise(doc, facts)
+        pause = 0
+        if extras and self.chance(0.3 if budget > 400 else 0.12):
+            pause = int(self.rng.integers(0, max(budget - 150 - _length(doc), 1)))
+            stop = _length(doc) + pause
+            while _length(doc) < stop:
+                self.small_talk(doc)
+        asked = 0
+        wish = int(self.rng.integers(4, 10)) if not extras else 3 + int(len(facts) * 1.5)
+        while asked < wish or _length(doc) < min(budget, 160):
+            self.question_turn(doc, facts, extras)
+            asked += 1
+            if extras and self.chance(0.06 * extras) and doc.facts:
+                self._revise(doc, facts)
+            if extras and self.chance(0.05):
+                self.small_talk(doc)
+        return doc
+
+    def narrative(self, n_entities: int, n_facts: int) -> Document:
+        """Plain prose that comes back to what it told: "... Alice currently lives in Paris."""
+        doc = Document()
+        facts = self.world(n_entities, n_facts)
+        for fact in facts:
+            doc.add((" " if doc.pieces else "") + self.tell(fact))
+            doc.facts[fact.key] = fact
+            if self.chance(0.3):
+                doc.add(" " + self.words.filler(self.rng))
+        for _ in range(int(self.rng.integers(2, 6))):
+            fact = self.pick(facts)
+            kind = KINDS[fact.kind]
+            template = self.pick([t for t in kind.tells if not t.startswith("{v}")])
+            said = fill(template, fact.entity, fact.value, fact.thing)
+            before, found, after = said.rpartition(fact.value)
+            if found:
+                doc.add(" " + before.rstrip())
+                doc.add((" " if before else "") + found, VALUE)
+                doc.add(after)
+        doc.add("\n\n")
+        return doc
+
+    def question_answer(self, n_entities: int, n_facts: int) -> Document:
+        """Facts, then Q: / A: lines."""
+        doc = Document()
+        facts = self.world(n_entities, n_facts)
+        lead = self.chance(0.3)
+        doc.add("Here are some facts:" if lead else "")
+        for fact in facts:
+            doc.add((" " if lead or len(doc.pieces) > 1 else "") + self.tell(fact))
+        doc.add("\n\n")
+        for _ in range(int(self.rng.integers(3, 8))):
+            fact = self.pick(facts)
+            doc.add("Q:")
+            doc.add(" " + self.ask(fact))
+            doc.add("\n")
+            doc.add("A:")
+            self.sentence(doc, fact)
+            doc.add("\n\n", ANSWER)
+        return doc
+
+    def document(self, stage: tuple, budget: int) -> Document:
+        _, _, most_entities, most_facts, extras = stage
+        long = budget >= 1000 or (budget >= 400 and self.chance(0.3))
+        n = int(self.rng.integers(1, most_entities + 1))
+        k = int(self.rng.integers(1, most_facts + 1))
+        if n >= 5:
+            k = min(k, 2)
+        draw = self.rng.random()
+        if extras and draw < 0.07:
+            return self.narrative(min(n, 4), min(k, 2))
+        if extras and draw < 0.13:
+            return self.question_answer(min(n, 5), min(k, 2))
+        return self.chat(n, k, extras, budget if long else min(budget, 400))
+
+
+def _length(doc: Document) -> int:
+    """Tokens, roughly."""
+    return sum(len(text) for text, _ in doc.pieces) // 4
+
+
+_WORD = re.compile(r" ?[A-Za-z]+|'[a-z]| ?[0-9]+|\n+|[^\S\n]*[^\sA-Za-z0-9]|\s")
+
+
+class Corpus:
+    """Endless batches for one tokenizer; ``state_dict`` resumes exactly."""
+
+    def __init__(self, tokenizer: WorldTokenizer, seed: int, batch_tokens: int = 4096) -> None:
+        self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
+        self.rng = np.random.default_rng(seed)
+        self.writer = Writer(Words(tokenizer), self.rng)
+        self._cache: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """As the tokenizer does; words are cached (no token spans a word's end)."""
+        ids: list[int] = []
+        for word in _WORD.findall(text):
+            known = self._cache.get(word)
+            if known is None:
+                known = self.tokenizer.encode(word)
+                if len(self._cache) < 200_000:
+                    self._cache[word] = known
+            ids.extend(known)
+        return ids
+
+    def _tokens(self, doc: Document) -> tuple[list[int], list[float]]:
+        ids: list[int] = []
+        weights: list[float] = []
+        for text, weight in doc.pieces:
+            if text:
+                piece = self.encode(text)
+                ids.extend(piece)
+                weights.extend([weight] * len(piece))
+        ids.append(0)
+        weights.append(ANSWER)
+        return ids, weights
+
+    def _row(self, stage: tuple, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ids: list[int] = []
+        weights: list[float] = []
+        while len(ids) < length + 1:
+            doc_ids, doc_weights = self._tokens(
+                self.writer.document(stage, length - len(ids) if ids else length))
+            ids.extend(doc_ids)
+            weights.extend(doc_weights)
+        row = np.array(ids[: length + 1], dtype=np.int64)
+        weight = np.array(weights[1 : length + 1], dtype=np.float32)
+        thin = weight < 0.2  # plain text: keep some positions, at more weight
+        kept = self.rng.random(length) < KEEP
+        weight[thin & ~kept] = 0.0
+        weight[thin & kept] /= KEEP
+        return row[:-1], row[1:], weight
+
+    def batch(self, progress: float) -> Batch:
+        """The next batch; ``progress`` in [0, 1] chooses the stage."""
+        index = next(i for i, stage in enumerate(STAGES) if progress < stage[0])
+        stage = STAGES[index]
+        lengths, odds = zip(*stage[1], strict=True)
+        length = int(lengths[int(self.rng.choice(len(lengths), p=odds))])
+        rows = [self._row(stage, length) for _ in range(max(1, self.batch_tokens // length))]
+        tokens, targets, weights = (np.stack(part) for part in zip(*rows, strict=True))
+        return Batch(tokens, targets, weights, f"{index}:{length}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]
