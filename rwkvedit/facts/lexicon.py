@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rwkvedit.errors import UsageError
 
@@ -234,6 +235,13 @@ HELDOUT: dict[str, tuple[str, ...]] = {
 FILE_KINDS = ("names", "cities", "colors", "jobs", "pets", "foods", "drinks", "things", "fillers")
 
 
+class Encoder(Protocol):
+    """What a lexicon needs of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: list[int]) -> str: ...
+
+
 @dataclass(frozen=True)
 class Lexicon:
     """Word lists by slot. ``source`` is ``held-out`` or a file's name."""
@@ -243,6 +251,18 @@ class Lexicon:
 
     def __getitem__(self, slot: str) -> tuple[str, ...]:
         return self.words[slot]
+
+    def check(self, tokenizer: Encoder) -> None:
+        """UsageError naming the first word that the tokenizer cannot carry there and back."""
+        for slot, words in self.words.items():
+            for word in words:
+                try:
+                    back = tokenizer.decode(tokenizer.encode(" " + word))
+                except ValueError:
+                    back = None
+                if back != " " + word:
+                    raise UsageError(
+                        f"lexicon {self.source}: the tokenizer cannot carry {word!r} ({slot})")
 
 
 def heldout() -> Lexicon:

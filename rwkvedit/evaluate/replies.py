@@ -1,0 +1,64 @@
+"""Whole greedy replies for many conversations at once, and the rule that reads them.
+
+Every benchmark judges replies here, so that "it said the value" means one thing everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from rwkvedit.models.catalog import LoadedModel
+from rwkvedit.recurrent.state import State
+
+
+def greedy_replies(
+    loaded: LoadedModel, states: State, prompts: Sequence[list[int]], max_tokens: int = 40
+) -> list[str]:
+    """Continue each of B prompts (token ids) from its state, greedily, to its stop text.
+
+    ``states``: batch (B,), or one unbatched state shared by all. Returns B texts without the stop
+    text. Rows that have stopped are dropped from the batch.
+    """
+    texts = [""] * len(prompts)
+    ids: list[list[int]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))
+    stops = loaded.template.stops
+    with torch.no_grad():
+        logits, state = loaded.model.forward([list(p) for p in prompts], states)
+        for _ in range(max_tokens):
+            best = logits.argmax(-1).tolist()
+            keep = []
+            for row, token in enumerate(best):
+                place = alive[row]
+                ids[place].append(token)
+                text = loaded.tokenizer.decode([t for t in ids[place] if t])
+                cut = min((i for i in map(text.find, stops) if i >= 0), default=-1)
+                if token == 0 or cut >= 0:
+                    texts[place] = text if cut < 0 else text[:cut]
+                else:
+                    texts[place] = text
+                    keep.append(row)
+            if not keep:
+                break
+            if len(keep) < len(best):
+                index = torch.tensor(keep)
+                state = State(*(part[index] for part in state.tensors()))
+            alive = [alive[row] for row in keep]
+            logits, state = loaded.model.forward([[best[row]] for row in keep], state)
+    return [text.strip() for text in texts]
+
+
+def says(reply: str, value: str) -> bool:
+    """Whether a reply gives a value: as whole words, in any case, and not denied."""
+    if is_unknown(reply):
+        return False
+    pattern = rf"(?<!\w){re.escape(value.lower())}(?!\w)"
+    return re.search(pattern, reply.lower()) is not None
+
+
+def is_unknown(reply: str) -> bool:
+    """Whether a reply says that it does not know."""
+    return re.match(r"(?:sorry, )?i (?:don['’]t|do not) know", reply.strip().lower()) is not None
