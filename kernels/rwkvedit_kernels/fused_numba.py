@@ -31,12 +31,15 @@ from .simd import (
     MAX_ROWS,
     atomic_add,
     exp32,
+    load,
     sigmoid32,
+    store,
     tanh32,
     tile_rows,
     wait_until,
     widen_bfloat16,
 )
+from .wkv7_simd import has_columns, step_columns, step_rows, transpose
 
 # Kinds of phases
 EMBED, MIX, PREPARE, WKV, PREPARE_WKV, OUT, FFN_KEY, FFN_VALUE, HEAD = range(9)
@@ -69,19 +72,20 @@ _NORM_EPS = np.float32(1e-12)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
+_TRANSPOSE_FROM = 32  # tokens of one sequence in a pass
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning
 
 
-def _load(array, index):
+def _widen(value):
     raise NotImplementedError
 
 
-@overload(_load, inline="always")
-def _load_overload(array, index):
+@overload(_widen, inline="always")
+def _widen_overload(value):
     """An embedding element as float32, whatever the table is stored in."""
-    if array.dtype == types.uint16:
-        return lambda array, index: widen_bfloat16(array[index])
-    return lambda array, index: array[index]
+    if value == types.uint16:
+        return lambda value: widen_bfloat16(value)
+    return lambda value: value
 
 
 @njit(nogil=True, fastmath=_FAST)
@@ -89,52 +93,16 @@ def layer_norm(src, at, n, weight, w_at, b_at, dst, to):
     """dst[to:to+n] = LayerNorm(src[at:at+n]) with weight[w_at:], weight[b_at:]."""
     total = _ZERO
     for i in range(n):
-        total += src[at + i]
+        total += load(src, at + i)
     mean = total / np.float32(n)
     square = _ZERO
     for i in range(n):
-        d = src[at + i] - mean
+        d = load(src, at + i) - mean
         square += d * d
     scale = _ONE / np.sqrt(square / np.float32(n) + _LN_EPS)
     for i in range(n):
-        dst[to + i] = (src[at + i] - mean) * scale * weight[w_at + i] + weight[b_at + i]
-
-
-@njit(nogil=True, fastmath=_FAST)
-def _step_rows(s, s_at, out, o_at, n, w, k, z, b, v, r, at, y):
-    """One WKV step, row by row: reads s, writes out and y. z is kk (its sign is applied here)."""
-    for i in range(n):
-        row, to = s_at + i * n, o_at + i * n
-        removed = _ZERO
-        for j in range(n):
-            removed -= s[row + j] * z[at + j]
-        value = v[at + i]
-        total = _ZERO
-        for j in range(n):
-            new = s[row + j] * w[at + j] + removed * b[at + j] + value * k[at + j]
-            out[to + j] = new
-            total += new * r[at + j]
-        y[i] = total
-
-
-@njit(nogil=True, fastmath=_FAST)
-def _step_columns(s, n, w, k, z, b, v, r, at, removed, y):
-    """One WKV step in place on s with axes (key, value): every loop runs over values."""
-    for i in range(n):
-        removed[i] = _ZERO
-        y[i] = _ZERO
-    for j in range(n):
-        c = -z[at + j]
-        row = j * n
-        for i in range(n):
-            removed[i] += s[row + i] * c
-    for j in range(n):
-        wj, kj, bj, rj = w[at + j], k[at + j], b[at + j], r[at + j]
-        row = j * n
-        for i in range(n):
-            new = s[row + i] * wj + removed[i] * bj + v[at + i] * kj
-            s[row + i] = new
-            y[i] += new * rj
+        t = (load(src, at + i) - mean) * scale
+        store(dst, to + i, t * load(weight, w_at + i) + load(weight, b_at + i))
 
 
 @njit(nogil=True, fastmath=_FAST)
@@ -149,11 +117,11 @@ def _gate_out(y, n, r, k, v, g, at, small, lw, lb, rk, out, to):
     for i in range(n):
         d = y[i] - mean
         square += d * d
-        bonus += r[at + i] * k[at + i] * small[rk + i]
+        bonus += load(r, at + i) * load(k, at + i) * load(small, rk + i)
     scale = _ONE / np.sqrt(square / np.float32(n) + _LNX_EPS)
     for i in range(n):
-        normed = (y[i] - mean) * scale * small[lw + i] + small[lb + i]
-        out[to + i] = (normed + bonus * v[at + i]) * g[at + i]
+        normed = (y[i] - mean) * scale * load(small, lw + i) + load(small, lb + i)
+        store(out, to + i, (normed + bonus * load(v, at + i)) * load(g, at + i))
 
 
 @njit(nogil=True, fastmath=_FAST)
@@ -163,43 +131,48 @@ def _finish_head(small, base, h, n, d, m, layer, vec, wlo, alo, glo, vlo, k, v, 
     vec holds four stretches of n (at wlo, alo, glo, vlo): the second-stage outputs.
     """
     at = m * d + h * n
-    col = h * n
+    col = base + h * n
     for i in range(n):
-        w[at + i] = exp32(_DECAY * sigmoid32(small[base + W0 * d + col + i] + vec[wlo + i]))
+        rate = sigmoid32(load(small, col + W0 * d + i) + load(vec, wlo + i))
+        store(w, at + i, exp32(_DECAY * rate))
     norm = _ZERO
     for i in range(n):
-        t = k[at + i] * small[base + K_K * d + col + i]
-        kk[at + i] = t
+        t = load(k, at + i) * load(small, col + K_K * d + i)
+        store(kk, at + i, t)
         norm += t * t
     inverse = _ONE / max(np.sqrt(norm), _NORM_EPS)
     for i in range(n):
-        a = sigmoid32(small[base + A0 * d + col + i] + vec[alo + i])
-        t = kk[at + i] * inverse
-        kk[at + i] = t
-        b[at + i] = t * a
-        k[at + i] = k[at + i] * (_ONE + (a - _ONE) * small[base + K_A * d + col + i])
+        a = sigmoid32(load(small, col + A0 * d + i) + load(vec, alo + i))
+        t = load(kk, at + i) * inverse
+        store(kk, at + i, t)
+        store(b, at + i, t * a)
+        store(vec, alo + i, a)
     for i in range(n):
-        g[at + i] = vec[glo + i]
+        lift = _ONE + (load(vec, alo + i) - _ONE) * load(small, col + K_A * d + i)
+        store(k, at + i, load(k, at + i) * lift)
+    for i in range(n):
+        store(g, at + i, load(vec, glo + i))
     if layer == 0:
         for i in range(n):
-            vf[at + i] = v[at + i]
+            store(vf, at + i, load(v, at + i))
     else:
         for i in range(n):
-            mix = sigmoid32(small[base + V0 * d + col + i] + vec[vlo + i])
-            v[at + i] = v[at + i] + (vf[at + i] - v[at + i]) * mix
+            mix = sigmoid32(load(small, col + V0 * d + i) + load(vec, vlo + i))
+            here = load(v, at + i)
+            store(v, at + i, here + (load(vf, at + i) - here) * mix)
 
 
 @njit(nogil=True, fastmath=_FAST)
 def _lerp(ln, ln_at, previous, p_at, small, mu, n, dst, to):
     for i in range(n):
-        here = ln[ln_at + i]
-        dst[to + i] = here + (previous[p_at + i] - here) * small[mu + i]
+        here = load(ln, ln_at + i)
+        store(dst, to + i, here + (load(previous, p_at + i) - here) * load(small, mu + i))
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
 def work(
     weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-    tokens, row_seq, starts, wanted,
+    tokens, row_seq, starts, wanted, source,
     att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
     x, r, k, v, vf, w, kk, b, g, y, hidden, f,
     finish,
@@ -207,11 +180,12 @@ def work(
     """Takes tickets until none are left; with ``finish`` also waits for the last chunk.
 
     All arrays are flat. ``tokens``, ``row_seq`` (M,); ``starts`` (B + 1,) first row of each
-    sequence; ``wanted`` (R,) rows whose logits are asked for; ``ctrl`` (16,) zeros.
+    sequence; ``wanted`` (R,) rows whose logits are asked for;
+    ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (16,) zeros.
     """
     d, heads, n = scalars[S_D], scalars[S_H], scalars[S_N]
     dp, fp, hs = scalars[S_DP], scalars[S_FP], scalars[S_HS]
-    width_f, vocab = scalars[S_F], scalars[S_V]
+    vocab = scalars[S_V]
     block, rows, tile = scalars[S_BLOCK], scalars[S_ROWS], scalars[S_TILE]
     layers, wanted_rows = scalars[S_LAYERS], scalars[S_WANTED]
     state_row = layers * d
@@ -224,7 +198,6 @@ def work(
     lora = np.empty(4 * MAX_ROWS * n, np.float32)
     square = np.empty(n * n, np.float32)
     head_y = np.empty(n, np.float32)
-    removed = np.empty(n, np.float32)
     have_phase, have_tile, have_mu = -1, -1, -1  # what normed and mixed hold
 
     phase, base = 0, 0
@@ -252,10 +225,10 @@ def work(
             for m in range(m0, m1):
                 at = tokens[m] * d
                 for i in range(d):
-                    normed[i] = _load(emb, at + i)
+                    normed[i] = _widen(load(emb, at + i))
                 layer_norm(normed, 0, d, small, tail + LN0_W * d, tail + LN0_B * d, x, m * d)
 
-        elif kind == MIX or kind == FFN_KEY:
+        elif kind in (MIX, FFN_KEY):
             if kind == MIX:
                 ln_w, ln_b = vectors + LN1_W * d, vectors + LN1_B * d
                 last_in, last_out = att_in, att_out
@@ -276,7 +249,7 @@ def work(
                         to = row_seq[m] * state_row + layer * d
                         src = (m - m0 + 1) * d
                         for i in range(d):
-                            last_out[to + i] = normed[src + i]
+                            store(last_out, to + i, load(normed, src + i))
             for blk in range(part * per_chunk, min((part + 1) * per_chunk, blocks)):
                 if kind == MIX:
                     mu, dest, col = (
@@ -290,7 +263,7 @@ def work(
                         src = (m - m0 + 1) * d
                         to = (m - m0) * dp
                         if starts[row_seq[m]] == m:
-                            before = row_seq[m] * state_row + layer * d
+                            before = source[row_seq[m]] * state_row + layer * d
                             _lerp(normed, src, last_in, before, small, vectors + mu * d, d,
                                   mixed, to)  # fmt: skip
                         else:
@@ -305,28 +278,28 @@ def work(
                         m = s0 + q
                         if dest == 0:
                             for i in range(many):
-                                r[m * d + col + i] = out[q * COLS + i]
+                                store(r, m * d + col + i, load(out, q * COLS + i))
                         elif dest == 1:
                             for i in range(many):
-                                k[m * d + col + i] = out[q * COLS + i]
+                                store(k, m * d + col + i, load(out, q * COLS + i))
                         elif dest == 2:
                             for i in range(many):
-                                v[m * d + col + i] = out[q * COLS + i]
+                                store(v, m * d + col + i, load(out, q * COLS + i))
                         elif dest == 3:  # w
                             for i in range(COLS):
-                                hidden[m * hs + col + i] = tanh32(out[q * COLS + i])
+                                store(hidden, m * hs + col + i, tanh32(load(out, q * COLS + i)))
                         elif dest == 5:  # g
                             for i in range(COLS):
-                                hidden[m * hs + col + i] = sigmoid32(out[q * COLS + i])
+                                store(hidden, m * hs + col + i, sigmoid32(load(out, q * COLS + i)))
                         elif dest == 99:
                             for i in range(COLS):
-                                t = max(out[q * COLS + i], _ZERO)
-                                f[m * fp + col + i] = t * t
+                                t = max(load(out, q * COLS + i), _ZERO)
+                                store(f, m * fp + col + i, t * t)
                         else:  # a, v
                             for i in range(COLS):
-                                hidden[m * hs + col + i] = out[q * COLS + i]
+                                store(hidden, m * hs + col + i, load(out, q * COLS + i))
 
-        elif kind == PREPARE or kind == PREPARE_WKV:
+        elif kind in (PREPARE, PREPARE_WKV):
             blocks = (n + COLS - 1) // COLS
             for h in range(part * per_chunk, min((part + 1) * per_chunk, heads)):
                 for s0 in range(m0, m1, MAX_ROWS):
@@ -344,7 +317,7 @@ def work(
                             for q in range(count):
                                 to = (which * MAX_ROWS + q) * n + blk * COLS
                                 for i in range(many):
-                                    lora[to + i] = out[q * COLS + i]
+                                    store(lora, to + i, load(out, q * COLS + i))
                     step = MAX_ROWS * n
                     for q in range(count):
                         _finish_head(small, vectors, h, n, d, s0 + q, layer, lora, q * n,
@@ -353,8 +326,10 @@ def work(
                 if kind == PREPARE_WKV:
                     for m in range(m0, m1):
                         at = m * d + h * n
-                        s_at = ((row_seq[m] * layers + layer) * heads + h) * n * n
-                        _step_rows(wkv_in, s_at, wkv_out, s_at, n, w, k, kk, b, v, r, at, head_y)
+                        seq = row_seq[m]
+                        s_at = ((source[seq] * layers + layer) * heads + h) * n * n
+                        o_at = ((seq * layers + layer) * heads + h) * n * n
+                        step_rows(wkv_in, s_at, wkv_out, o_at, n, w, k, kk, b, v, r, at, head_y)
                         _gate_out(head_y, n, r, k, v, g, at, small,
                                   vectors + LNX_W * d + h * n, vectors + LNX_B * d + h * n,
                                   vectors + R_K * d + h * n, y, m * dp + h * n)  # fmt: skip
@@ -362,25 +337,30 @@ def work(
         elif kind == WKV:
             seq = chunk // heads
             h = chunk % heads
-            s_at = ((seq * layers + layer) * heads + h) * n * n
-            for i in range(n):
-                for j in range(n):
-                    square[j * n + i] = wkv_in[s_at + i * n + j]
+            s_at = ((source[seq] * layers + layer) * heads + h) * n * n
+            o_at = ((seq * layers + layer) * heads + h) * n * n
+            upright = starts[seq + 1] - starts[seq] < _TRANSPOSE_FROM or not has_columns(n)
+            if not upright:
+                transpose(wkv_in, s_at, square, 0, n)
             for m in range(starts[seq], starts[seq + 1]):
                 at = m * d + h * n
-                _step_columns(square, n, w, k, kk, b, v, r, at, removed, head_y)
+                if not upright:
+                    step_columns(square, n, w, k, kk, b, v, r, at, head_y)
+                elif m == starts[seq]:
+                    step_rows(wkv_in, s_at, wkv_out, o_at, n, w, k, kk, b, v, r, at, head_y)
+                else:
+                    step_rows(wkv_out, o_at, wkv_out, o_at, n, w, k, kk, b, v, r, at, head_y)
                 _gate_out(head_y, n, r, k, v, g, at, small,
                           vectors + LNX_W * d + h * n, vectors + LNX_B * d + h * n,
                           vectors + R_K * d + h * n, y, m * dp + h * n)  # fmt: skip
-            for i in range(n):
-                for j in range(n):
-                    wkv_out[s_at + i * n + j] = square[j * n + i]
+            if not upright:
+                transpose(square, 0, wkv_out, o_at, n)
 
-        elif kind == OUT or kind == FFN_VALUE:
+        elif kind in (OUT, FFN_VALUE):
             if kind == OUT:
-                source, stride, w_first = y, dp, table[layer, T_OUT]
+                values, stride, w_first = y, dp, table[layer, T_OUT]
             else:
-                source, stride, w_first = f, fp, table[layer, T_VALUE]
+                values, stride, w_first = f, fp, table[layer, T_VALUE]
             blocks = (d + COLS - 1) // COLS
             for blk in range(part * per_chunk, min((part + 1) * per_chunk, blocks)):
                 col = blk * COLS
@@ -388,10 +368,11 @@ def work(
                 w_at = w_first + blk * stride * block
                 for s0 in range(m0, m1, MAX_ROWS):
                     count = min(MAX_ROWS, m1 - s0)
-                    tile_rows(weights, w_at, source, s0 * stride, stride, stride, count, out)
+                    tile_rows(weights, w_at, values, s0 * stride, stride, stride, count, out)
                     for q in range(count):
                         for i in range(many):
-                            x[(s0 + q) * d + col + i] += out[q * COLS + i]
+                            at = (s0 + q) * d + col + i
+                            store(x, at, load(x, at) + load(out, q * COLS + i))
 
         else:  # HEAD
             m1 = min(m0 + tile, wanted_rows)
@@ -410,6 +391,6 @@ def work(
                     tile_rows(weights, w_at, mixed, (s0 - m0) * dp, dp, dp, count, out)
                     for q in range(count):
                         for i in range(many):
-                            logits[(s0 + q) * vocab + col + i] = out[q * COLS + i]
+                            store(logits, (s0 + q) * vocab + col + i, load(out, q * COLS + i))
 
         atomic_add(ctrl, 8, 1)

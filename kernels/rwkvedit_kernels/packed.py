@@ -58,6 +58,14 @@ def _blocks(matrix: Tensor, k: int, half: bool) -> np.ndarray:
     return blocks.flatten().numpy()
 
 
+def _all_bfloat16(weights: Mapping[str, Tensor]) -> bool:
+    return all(
+        t.dtype == torch.bfloat16 or torch.equal(t, t.to(torch.bfloat16).to(t.dtype))
+        for t in weights.values()
+        if t.dim() == 2
+    )
+
+
 class _Helpers:
     """Threads that join a job when they can; a job never waits for them to come."""
 
@@ -95,10 +103,13 @@ class PackedModel:
     """RWKV-7 weights in the layout that ``fused_numba`` streams.
 
     ``weights`` maps official x070 names to CPU tensors of any float dtype. ``dtype`` float32 or
-    bfloat16 is what the matrices are kept in (vectors and all arithmetic are float32).
+    bfloat16 is what the matrices are kept in (vectors and all arithmetic are float32); by default
+    bfloat16 where that loses nothing, because the weights were made in it.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        if dtype is None:
+            dtype = torch.bfloat16 if _all_bfloat16(weights) else torch.float32
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"packed weights are float32 or bfloat16, not {dtype}")
         self.dtype = dtype
@@ -248,7 +259,10 @@ class PackedModel:
         ffn_x: Tensor,
         threads: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One pass over sequences laid end to end; ``wanted`` names the rows to give logits for."""
+        """One pass over sequences laid end to end; ``wanted`` names the rows to give logits for.
+
+        The state holds one row a sequence, or a single row that all of them start from.
+        """
         rows, seqs = len(tokens), len(lengths)
         workers = min(threads or torch.get_num_threads(), 1 + self.nbytes // _BYTES_PER_WORKER)
         decode = rows == seqs
@@ -264,24 +278,26 @@ class PackedModel:
         row_seq = np.repeat(np.arange(seqs), lengths)
         d = self.n_embd
         inputs = [_flat(t) for t in (att_x, wkv, ffn_x)]
-        outputs = [torch.empty(t.shape, dtype=torch.float32) for t in (att_x, wkv, ffn_x)]
-        logits = torch.empty(len(wanted), self.vocab_size)
-        scratch = [np.empty(rows * d, np.float32) for _ in range(9)]
+        outputs = [_fresh(seqs * (t.numel() // len(t))) for t in (att_x, wkv, ffn_x)]
+        source = np.arange(seqs) if len(att_x) == seqs else np.zeros(seqs, np.int64)
+        logits = _fresh(len(wanted) * self.vocab_size)
         dp, fp, hs = (int(scalars[i]) for i in (fused.S_DP, fused.S_FP, fused.S_HS))
-        new = np.zeros if dp != d else np.empty  # a padded column must hold a number
-        gated = new(rows * dp, np.float32)
-        hidden = np.empty(rows * hs, np.float32)
-        ffn = np.empty(rows * fp, np.float32)
+        sizes = [rows * d] * 9 + [rows * dp, rows * hs, rows * fp]
+        scratch = _scratch(sizes)
+        if dp != d:
+            scratch[9][:] = 0  # a padded column must hold a number
         args = (
             self.matrices, self.emb, self.small, scalars, self.table, self.meta, phases,
-            np.zeros(16, np.int64), tokens, row_seq, starts, wanted,
-            *inputs, *(t.numpy().reshape(-1) for t in outputs), logits.numpy().reshape(-1),
-            *scratch, gated, hidden, ffn,
+            np.zeros(16, np.int64), tokens, row_seq, starts, wanted, source,
+            *inputs, *outputs, logits, *scratch,
         )  # fmt: skip
         if workers > 1:
             _helpers.call(workers - 1, args)
         fused.work(*args, True)
-        return logits, outputs[0], outputs[1], outputs[2]
+        shapes = [(seqs, *t.shape[1:]) for t in (att_x, wkv, ffn_x)]
+        state = [torch.from_numpy(a).view(s) for a, s in zip(outputs, shapes, strict=True)]
+        result = torch.from_numpy(logits).view(len(wanted), self.vocab_size)
+        return result, state[0], state[1], state[2]
 
     def step(
         self, tokens: Sequence[int], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
@@ -314,7 +330,7 @@ class PackedModel:
             )
             pieces = list(logits.split(lengths)) if full else list(logits)
             return pieces, state[0], state[1], state[2]
-        state = [t.detach().float().clone() for t in (att_x, wkv, ffn_x)]
+        state = [t.detach().float().expand(seqs, *t.shape[1:]).clone() for t in (att_x, wkv, ffn_x)]
         collected: list[list[Tensor]] = [[] for _ in range(seqs)]
         for at in range(0, max(lengths), span):
             live = [b for b in range(seqs) if lengths[b] > at]
@@ -339,6 +355,38 @@ class PackedModel:
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise ValueError(f"token ids must be in 0..{self.vocab_size - 1}")
         return ids
+
+
+_HUGE_PAGE = 2 << 20
+_KEEP_SCRATCH = 64 << 20  # bytes of scratch a thread holds on to between passes
+_local = threading.local()
+
+
+def _fresh(count: int) -> np.ndarray:
+    """(count,) uninitialised float32; large ones start on a huge page, which is far cheaper to
+    touch for the first time than hundreds of small ones (numpy asks the kernel for them)."""
+    if count * 4 < 2 * _HUGE_PAGE:
+        return np.empty(count, np.float32)
+    raw = np.empty(count + _HUGE_PAGE // 4, np.float32)
+    skip = (-raw.ctypes.data % _HUGE_PAGE) // 4
+    return raw[skip : skip + count]
+
+
+def _scratch(sizes: list[int]) -> list[np.ndarray]:
+    """Float32 work areas, reused by this thread's next pass. No late helper touches them: one
+    that comes after the last ticket leaves at once."""
+    padded = [_round_up(size, 16) for size in sizes]
+    total = sum(padded)
+    arena = getattr(_local, "arena", None)
+    if arena is None or arena.size < total:
+        arena = _fresh(total)
+        if total * 4 <= _KEEP_SCRATCH:
+            _local.arena = arena
+    areas, at = [], 0
+    for size, room in zip(sizes, padded, strict=True):
+        areas.append(arena[at : at + size])
+        at += room
+    return areas
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

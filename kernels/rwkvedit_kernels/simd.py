@@ -169,6 +169,33 @@ else:
 
 
 @intrinsic
+def load(typingctx, array, index):
+    """array[index] for an index known to lie inside.
+
+    Numba's own indexing also serves negative indices, and that test keeps LLVM from vectorising
+    a loop over ``start + i``.
+    """
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.int64), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, value):
+    """array[index] = value for an index known to lie inside; see ``load``."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        builder.store(args[2], builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), codegen
+
+
+@intrinsic
 def _power_of_two(typingctx, n):
     """2**n for an integral float32 n in -126..127, by writing the exponent bits."""
 
@@ -262,8 +289,9 @@ def spin_hint(typingctx):
         machine = platform.machine()
         if machine in ("x86_64", "AMD64"):
             kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(
-                builder.module, kind, "llvm.x86.sse2.pause"), [])
+            builder.call(
+                cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), []
+            )
         elif machine in ("aarch64", "arm64"):
             kind = ir.FunctionType(ir.VoidType(), [_I32])
             hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint")
