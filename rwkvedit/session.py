@@ -1,0 +1,678 @@
+"""One conversation: text in, replies out, its memory edited, every step undoable. Prints nothing.
+
+    session = rwkvedit.open()
+    session.say("Bob lives in Austin.")
+    session.edit("Bob lives in Austin", "Bob lives in Chicago")
+    session.ask("Where does Bob live?").text
+
+A Session is the one mutable object, and all it holds is its journal's current Place, which is
+swapped in one assignment. Whatever is interrupted or fails before that leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.facts import Fact, parse_fact, parse_facts
+from rwkvedit.interrupt import deferred
+from rwkvedit.journal import DEFAULT_BUDGET, Branch, Journal, Place, Turn
+from rwkvedit.recurrent.generate import Sampler, generate
+from rwkvedit.recurrent.state import State
+
+PREFILL_CHUNK = 512  # tokens between two chances to interrupt
+MAX_CONTROLS = 16  # heard facts that an edit checks, latest first
+TURN_VERBS = ("say", "retry", "continue")
+DEFAULTS: dict[str, Any] = {
+    "max_tokens": 256,
+    "method": "auto",
+    "ratio": "auto",
+    "layers": "upper",
+    "start": "live",
+}
+SAMPLING = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "presence": float,
+    "frequency": float,
+    "seed": int,
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model answered. ``stopped`` says why it ended ("stop", "length", ...)."""
+
+    text: str
+    tokens: tuple[int, ...]
+    stopped: str
+    interrupted: bool = False
+    notices: tuple[str, ...] = ()
+    prefill_ms: float = 0.0
+    generate_ms: float = 0.0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Session:
+    """A conversation with a loaded model. See the module's docstring."""
+
+    def __init__(
+        self,
+        loaded: Any,
+        sampler: Sampler | None = None,
+        system: str | None = None,
+        *,
+        budget: int = DEFAULT_BUDGET,
+        **settings: Any,
+    ) -> None:
+        self.loaded = loaded
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.template = loaded.template
+        unknown = set(settings) - set(DEFAULTS)
+        if unknown:
+            raise UsageError(f"no setting {', '.join(sorted(unknown))}; there are {_names()}")
+        start = Place(
+            self.model.zero_state(),
+            (),
+            (sampler or Sampler()).get(),
+            settings=tuple({**DEFAULTS, **settings}.items()),
+        )
+        self.journal = Journal(self._with_system(start, system) if system else start, budget)
+
+    # -- what it is now --------------------------------------------------------------------
+
+    @property
+    def place(self) -> Place:
+        return self.journal.place
+
+    @property
+    def state(self) -> State:
+        """The State after every token fed (and every edit). A value: keep it as you like."""
+        return self.place.state
+
+    @property
+    def tokens(self) -> list[int]:
+        """Every token fed so far."""
+        return list(self.place.tokens)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return self.place.turns
+
+    @property
+    def system(self) -> str | None:
+        return self.place.system
+
+    @property
+    def heard_facts(self) -> tuple[Fact, ...]:
+        """Facts told by the user (or edited in) and still current, oldest first."""
+        return self.place.heard
+
+    @property
+    def heard(self) -> list[str]:
+        """``heard_facts`` as sentences."""
+        return [fact.text or fact.statement() for fact in self.place.heard]
+
+    @property
+    def sampler(self) -> Sampler:
+        """A sampler exactly where this conversation's stands. Change it with ``set``."""
+        sampler = Sampler()
+        sampler.set(self.place.sampler)
+        return sampler
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        return self.journal.book.branches
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Sampling and editing settings by name."""
+        sampler = self.sampler
+        out: dict[str, Any] = {name: getattr(sampler, name) for name in SAMPLING}
+        return {**out, **dict(self.place.settings)}
+
+    # -- talking ---------------------------------------------------------------------------
+
+    def say(
+        self,
+        text: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """A user's turn and the model's reply.
+
+        Ctrl-C (or ``cancel`` returning true) ends the reply where it is, and the turn is closed.
+        During prefill it raises KeyboardInterrupt and nothing was said.
+        """
+        text = self._spoken(text)
+        place = self.place
+        sampler = self.sampler
+        reply, after = self._turn(place, text, sampler, on_text, cancel)
+        after = replace(after, heard=merge_heard(place.heard, _facts(text)))
+        return self._commit("say", text, after, reply)
+
+    def retry(
+        self,
+        on_text: Callable[[str], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """Answer the last turn again, with fresh randomness."""
+        place, start, _ = self._last_turn("retry")
+        sampler = self.sampler
+        counts = Sampler()
+        counts.set(start.sampler)
+        sampler.forget_counts(counts)
+        text = place.turns[-1].user
+        reply, after = self._turn(start, text, sampler, on_text, cancel)
+        after = replace(after, heard=place.heard, settings=place.settings)
+        if sampler.temperature == 0 and reply.text == place.turns[-1].reply:
+            note = "at temperature 0 a retry says the same; /set temperature 0.8 varies it"
+            reply = replace(reply, notices=(*reply.notices, note))
+        return self._commit("retry", text, after, reply)
+
+    def continue_(
+        self,
+        on_text: Callable[[str], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """Go on with the last reply from where it ended."""
+        place, start, _ = self._last_turn("continue")
+        end = self.template.encode_end(self.tokenizer)
+        fed = place.tokens[len(start.tokens) : len(place.tokens) - len(end)]
+        began = perf_counter()
+        logits, state = self._feed(list(fed), start.state)
+        sampler = self.sampler
+        said = place.turns[-1]
+        open_place = replace(place, state=state, tokens=start.tokens + fed, turns=place.turns[:-1])
+        reply, after = self._reply(
+            open_place, logits, said.user, sampler, on_text, cancel, perf_counter() - began
+        )
+        if not reply.tokens:
+            note = "the model has nothing to add"
+            return replace(reply, notices=(*reply.notices, note))
+        whole = Turn(said.user, said.reply + reply.text, reply.stopped)
+        after = replace(after, turns=(*after.turns[:-1], whole))
+        return self._commit("continue", said.user, after, reply)
+
+    def ask(
+        self,
+        question: str,
+        on_text: Callable[[str], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """The reply to a question, on a copy: nothing of this conversation changes."""
+        reply, _ = self._turn(self.place, self._spoken(question), self.sampler, on_text, cancel)
+        return reply
+
+    def prob(self, prompt: str, tokens: Sequence[str] = (), top: int = 10) -> dict[str, float]:
+        """P of each continuation after ``prompt``, on a copy; the likeliest tokens without any.
+
+        ``prompt`` up to its last "?" is asked as a user's turn; the rest is the assistant's own
+        words so far. Each of ``tokens`` is a word or several; a space is put before it unless it
+        brings one. Its probability is the product over its tokens.
+        """
+        state, fed = self.state, self._prompt_tokens(prompt)
+        with torch.no_grad():
+            logits, state = self._feed(fed, state)
+            first = torch.log_softmax(logits.float(), -1)
+            if not tokens:
+                best = first.topk(min(top, first.numel()))
+                shown = [self.tokenizer.decode([int(i)]) for i in best.indices]
+                return dict(zip(shown, best.values.exp().tolist(), strict=True))
+            spelled = {word: self._continuation(word) for word in tokens}
+            out = {}
+            for word, ids in spelled.items():
+                total = float(first[ids[0]])
+                if len(ids) > 1:
+                    rest, _ = self.model.forward(ids[:-1], state, full=True)
+                    logp = torch.log_softmax(rest.float(), -1)
+                    total += sum(float(logp[i, token]) for i, token in enumerate(ids[1:]))
+                out[word] = math.exp(total)
+        return out
+
+    # -- changing what it remembers --------------------------------------------------------
+
+    def edit(
+        self,
+        old: str,
+        new: str,
+        *,
+        method: str | None = None,
+        ratio: float | str | None = None,
+        layers: str | None = None,
+        start: str | None = None,
+        check: Sequence[str] = (),
+        dry_run: bool = False,
+        library: Any = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Any:
+        """Replace a fact in the live state; returns the EditReport. Options default to settings."""
+        from rwkvedit.recurrent.edit import apply_edit
+
+        old, new = _fact_text(old, "the old fact"), _fact_text(new, "the new fact")
+        if same_text(old, new):
+            raise UsageError("the old and the new fact are the same; there is nothing to edit")
+        settings = self.settings
+        outcome = apply_edit(
+            self.loaded,
+            self.state,
+            old,
+            new,
+            method=method or settings["method"],
+            ratio=_ratio(settings["ratio"] if ratio is None else ratio),
+            layers=layers or settings["layers"],
+            start=start or settings["start"],
+            controls=self._controls((old, new), check),
+            dry_run=dry_run,
+            library=library,
+            cancel=cancel,
+        )
+        heard = replaced_heard(self.place.heard, old, new)
+        return self._commit_edit("edit", f"{old} -> {new}", outcome, heard, dry_run)
+
+    def forget(
+        self,
+        fact: str,
+        entity: str,
+        *,
+        ratio: float | str | None = None,
+        layers: str | None = None,
+        check: Sequence[str] = (),
+        dry_run: bool = False,
+        cancel: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Remove one property of an entity and keep the entity; returns the EditReport."""
+        from rwkvedit.recurrent.erase import apply_forget
+
+        fact, entity = _fact_text(fact, "the fact"), _fact_text(entity, "the entity")
+        outcome = apply_forget(
+            self.loaded,
+            self.state,
+            fact,
+            entity,
+            ratio="auto" if ratio is None else _ratio(ratio),
+            layers=layers or self.settings["layers"],
+            controls=self._controls((fact,), check),
+            dry_run=dry_run,
+            cancel=cancel,
+            **options,
+        )
+        heard = without(self.place.heard, fact)
+        return self._commit_edit("forget", f"{fact} ({entity})", outcome, heard, dry_run)
+
+    def nuke(
+        self,
+        fact: str,
+        *,
+        ratio: float | str | None = None,
+        layers: str | None = None,
+        check: Sequence[str] = (),
+        dry_run: bool = False,
+        cancel: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Remove a fact whole, against a neutral base; returns the EditReport."""
+        from rwkvedit.recurrent.erase import apply_nuke
+
+        fact = _fact_text(fact, "the fact")
+        outcome = apply_nuke(
+            self.loaded,
+            self.state,
+            fact,
+            ratio="auto" if ratio is None else _ratio(ratio),
+            layers=layers or self.settings["layers"],
+            controls=self._controls((fact,), check),
+            dry_run=dry_run,
+            cancel=cancel,
+            **options,
+        )
+        return self._commit_edit("nuke", fact, outcome, without(self.place.heard, fact), dry_run)
+
+    # -- going back and aside --------------------------------------------------------------
+
+    def undo(self, steps: int = 1) -> list[Any]:
+        """Go back: state, tokens, sampler and heard facts, bit for bit."""
+        return self.journal.undo(steps)
+
+    def redo(self, steps: int = 1) -> list[Any]:
+        """Go forward again after ``undo``."""
+        return self.journal.redo(steps)
+
+    def branch(self, name: str) -> None:
+        """A new branch from here, and onto it."""
+        self.journal.start_branch(name)
+
+    def switch(self, name: str) -> None:
+        """To another branch, where it was left."""
+        self.journal.switch(name)
+
+    def clear(self) -> None:
+        """A fresh conversation with the same settings and system text. Can be undone."""
+        place = self.place
+        fresh = Place(self.model.zero_state(), (), place.sampler, settings=place.settings)
+        if place.system:
+            fresh = self._with_system(fresh, place.system)
+        self.journal.record("clear", "a fresh conversation", fresh)
+
+    def set_system(self, text: str) -> None:
+        """Tell the model how to behave, from here on."""
+        place = self._with_system(self.place, self._spoken(text))
+        self.journal.record("system", text, place)
+
+    def set(self, name: str, value: Any) -> Any:
+        """Change a setting (see ``settings``); returns the value as understood."""
+        place = self.place
+        if name in SAMPLING:
+            sampler = self.sampler
+            new = _sampling_value(name, value)
+            sampler.configure(**{name: new})
+            after = replace(place, sampler=sampler.get())
+        elif name in DEFAULTS:
+            new = _setting_value(name, value)
+            after = replace(place, settings=tuple({**dict(place.settings), name: new}.items()))
+        else:
+            raise UsageError(f"no setting {name}; there are {_names()}")
+        self.journal.record("set", f"{name} = {new}", after)
+        return new
+
+    # -- files -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """State, tokens, sampler and journal in one file; returns its path."""
+        from rwkvedit.sessionfile import save
+
+        return save(self, Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Become the conversation in ``path``; refused, with nothing changed, if it is not ours."""
+        from rwkvedit.sessionfile import load
+
+        self.journal = load(self, Path(path))
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _turn(
+        self,
+        place: Place,
+        text: str,
+        sampler: Sampler,
+        on_text: Callable[[str], None] | None,
+        cancel: Callable[[], bool] | None,
+    ) -> tuple[Reply, Place]:
+        """A whole turn from ``place``; nothing is committed."""
+        began = perf_counter()
+        tokens = self.template.encode_user(self.tokenizer, text)
+        logits, state = self._feed(tokens, place.state, cancel)
+        opened = replace(place, state=state, tokens=place.tokens + tuple(tokens))
+        spent = perf_counter() - began
+        return self._reply(opened, logits, text, sampler, on_text, cancel, spent)
+
+    def _reply(
+        self,
+        opened: Place,
+        logits: torch.Tensor,
+        user: str,
+        sampler: Sampler,
+        on_text: Callable[[str], None] | None,
+        cancel: Callable[[], bool] | None,
+        prefill_s: float,
+    ) -> tuple[Reply, Place]:
+        """Generate after ``opened`` and close the turn; nothing is committed."""
+        limit = int(dict(opened.settings)["max_tokens"])
+        lead = _Unindent(on_text)
+        began = perf_counter()
+        with deferred() as pressed, torch.no_grad():
+            stop = _either(pressed, cancel)
+            made = generate(
+                self.model,
+                logits,
+                opened.state,
+                sampler,
+                limit,
+                self.template.stops,
+                self.tokenizer,
+                on_text=lead if on_text else None,
+                cancel=stop,
+            )
+            end = self.template.encode_end(self.tokenizer)
+            _, state = self._feed(end, made.state)
+            interrupted = stop()
+        text = made.text.removeprefix(" ")
+        notices = ()
+        if made.stopped == "length":
+            notices = (f"stopped after {limit} tokens; /continue goes on",)
+        reply = Reply(
+            text,
+            tuple(made.tokens),
+            made.stopped,
+            interrupted,
+            notices,
+            1e3 * prefill_s,
+            1e3 * (perf_counter() - began),
+        )
+        after = replace(
+            opened,
+            state=state,
+            tokens=opened.tokens + tuple(made.tokens) + tuple(end),
+            sampler=sampler.get(),
+            turns=(*opened.turns, Turn(user, text, made.stopped)),
+        )
+        return reply, after
+
+    def _feed(
+        self, tokens: list[int], state: State, cancel: Callable[[], bool] | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """``tokens`` through the model in chunks; refuses a state that is no longer finite."""
+        logits = None
+        with torch.no_grad():
+            for at in range(0, len(tokens), PREFILL_CHUNK):
+                if cancel is not None and cancel():
+                    raise KeyboardInterrupt
+                logits, state = self.model.forward(tokens[at : at + PREFILL_CHUNK], state)
+        assert logits is not None, "nothing to feed"
+        if not bool(torch.isfinite(logits).all()):
+            raise RwkvEditError(
+                "the model's state is no longer finite (NaN or infinity); "
+                "/undo goes back to before that"
+            )
+        return logits, state
+
+    def _commit(self, verb: str, label: str, place: Place, reply: Reply) -> Reply:
+        notice = self.journal.record(verb, label, place)
+        return replace(reply, notices=(*reply.notices, notice)) if notice else reply
+
+    def _commit_edit(
+        self, verb: str, label: str, outcome: Any, heard: tuple[Fact, ...], dry_run: bool
+    ) -> Any:
+        if dry_run:
+            return outcome.report
+        place = self.place
+        if not all(bool(torch.isfinite(x).all()) for x in outcome.state.tensors()):
+            raise RwkvEditError("the edit would make the state infinite; nothing was changed")
+        took = outcome.report.verdict in ("took", "leaked")
+        after = replace(place, state=outcome.state, heard=heard if took else place.heard)
+        self.journal.record(verb, f"{label}: {outcome.report.verdict}", after)
+        return outcome.report
+
+    def _controls(self, edited: Sequence[str], check: Sequence[str]) -> list[str]:
+        """Facts whose answers must not move: those asked for, then the latest heard."""
+        keys = {fact.key for text in edited for fact in _facts(text)}
+        texts = {_bare(text) for text in edited}
+        others = [
+            fact.text or fact.statement()
+            for fact in reversed(self.place.heard)
+            if fact.key not in keys and _bare(fact.text) not in texts
+        ]
+        asked = [_fact_text(text, "a fact to check") for text in check]
+        known = {_bare(text) for text in asked}
+        return asked + [text for text in others if _bare(text) not in known][:MAX_CONTROLS]
+
+    def _last_turn(self, verb: str) -> tuple[Place, Place, int]:
+        """(where we are, where the last turn began, its entry); an error if it was no turn."""
+        branch = self.journal.branch
+        index = branch.cursor
+        while index > 0 and branch.entries[index].verb in ("retry", "continue"):
+            index -= 1
+        if branch.here.verb not in TURN_VERBS or branch.entries[index].verb != "say":
+            if not self.place.turns:
+                raise RwkvEditError(f"nothing to {verb} yet: say something first")
+            raise RwkvEditError(
+                f"cannot {verb}: the last step was /{branch.here.verb}, not a reply; "
+                "/undo takes it back"
+            )
+        start = branch.entries[index - 1].place
+        if start is None:
+            raise RwkvEditError(f"cannot {verb}: the step before was dropped from the journal")
+        return self.place, start, index
+
+    def _with_system(self, place: Place, text: str) -> Place:
+        tokens = self.template.encode_system(self.tokenizer, text)
+        _, state = self._feed(tokens, place.state)
+        return replace(place, state=state, tokens=place.tokens + tuple(tokens), system=text)
+
+    def _prompt_tokens(self, prompt: str) -> list[int]:
+        if not prompt.strip():
+            raise UsageError('the prompt is empty; try /prob "Where does Bob live? Bob lives in"')
+        asked, mark, said = prompt.rpartition("?")
+        tokenizer = self.tokenizer
+        if mark:
+            fed = self.template.encode_user(tokenizer, asked + mark)
+        else:
+            fed = tokenizer.encode(f"{self.template.assistant_name}:")
+        words = said.strip()
+        return fed + (tokenizer.encode(f" {words}") if words else [])
+
+    def _continuation(self, word: str) -> list[int]:
+        if not word.strip():
+            raise UsageError("an empty word has no probability")
+        return self.tokenizer.encode(word if word[0].isspace() else f" {word}")
+
+    def _spoken(self, text: str) -> str:
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if not self.template.clean(text):
+            raise UsageError("there is nothing to say; type some text")
+        return text
+
+
+class _Unindent:
+    """Passes text on without the one space that follows ``Assistant:``."""
+
+    def __init__(self, on_text: Callable[[str], None] | None) -> None:
+        self.on_text = on_text
+        self.begun = False
+
+    def __call__(self, text: str) -> None:
+        if not text or self.on_text is None:
+            return
+        if not self.begun:
+            self.begun = True
+            text = text.removeprefix(" ")
+        if text:
+            self.on_text(text)
+
+
+# -- heard facts ---------------------------------------------------------------------------
+
+
+def _facts(text: str) -> list[Fact]:
+    return list(parse_facts(text))
+
+
+def merge_heard(heard: Sequence[Fact], new: Sequence[Fact]) -> tuple[Fact, ...]:
+    """``heard`` with ``new`` told after it: the latest value of each (kind, entity, thing)."""
+    out = {fact.key: fact for fact in heard}
+    for fact in new:
+        out.pop(fact.key, None)
+        out[fact.key] = fact
+    return tuple(out.values())
+
+
+def replaced_heard(heard: Sequence[Fact], old: str, new: str) -> tuple[Fact, ...]:
+    """``heard`` after an edit of ``old`` into ``new``."""
+    return merge_heard(without(heard, old), [f for f in [parse_fact(new)] if f])
+
+
+def without(heard: Sequence[Fact], fact: str) -> tuple[Fact, ...]:
+    """``heard`` without the fact(s) that a sentence states."""
+    keys = {parsed.key for parsed in _facts(fact)}
+    bare = _bare(fact)
+    return tuple(f for f in heard if f.key not in keys and _bare(f.text) != bare)
+
+
+# -- small things --------------------------------------------------------------------------
+
+
+def same_text(a: str, b: str) -> bool:
+    return _bare(a) == _bare(b)
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split()).rstrip(".!").lower()
+
+
+def _fact_text(text: str, what: str) -> str:
+    text = " ".join(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
+    if not text.strip(".!? "):
+        raise UsageError(f'{what} is empty; write it as a sentence, like "Bob lives in Austin"')
+    return text
+
+
+def _either(a: Callable[[], bool], b: Callable[[], bool] | None) -> Callable[[], bool]:
+    return a if b is None else lambda: a() or b()
+
+
+def _names() -> str:
+    return ", ".join([*SAMPLING, *DEFAULTS])
+
+
+def _ratio(value: Any) -> float | str:
+    if value == "auto":
+        return "auto"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'") from None
+    if not (math.isfinite(number) and number > 0):
+        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'")
+    return number
+
+
+def _sampling_value(name: str, value: Any) -> Any:
+    kind = SAMPLING[name]
+    try:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        wanted = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} takes {wanted}, not '{value}'") from None
+    low, high = {"top_p": (0.0, 1.0), "presence": (-10, 10), "frequency": (-10, 10)}.get(
+        name, (0, 2**63 - 1 if kind is int else 100.0)
+    )
+    if not low <= number <= high:
+        raise UsageError(f"{name} lies between {low} and {high}, not {value}")
+    return number
+
+
+def _setting_value(name: str, value: Any) -> Any:
+    if name == "ratio":
+        return _ratio(value)
+    if name != "max_tokens":
+        return str(value)
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 1 <= number <= 1_000_000:
+        raise UsageError(f"max_tokens takes a whole number from 1 to 1000000, not '{value}'")
+    return number
