@@ -163,4 +163,4 @@ def world_vocabulary() -> Path:
         path = Path(folder) / "rwkv_vocab_v20230424.txt"
         if path.exists():
             return path
-    raise RwkvEditError("the World vocabulary is missing: pip install rwkv==0.8.32, or give --vocab")
+    raise RwkvEditError("no World vocabulary: pip install rwkv==0.8.32, or give --vocab FILE")

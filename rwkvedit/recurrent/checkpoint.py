@@ -16,6 +16,7 @@ from ``w1 a1 v1 g1``. Layer 0 has no v0/v1/v2 (tolerated if present). Names of R
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -268,8 +269,7 @@ def _digest_of_file(path: Path, raw: Mapping[str, Tensor]) -> str:
     if isinstance(known, dict) and isinstance(known.get(key), str):
         return known[key]
     digest = tensors_digest(raw)
-    try:
-        atomic_write(memory, json.dumps({**(known if isinstance(known, dict) else {}), key: digest}))
-    except RwkvEditError:
-        pass  # a read-only cache only costs time
+    known = {**(known if isinstance(known, dict) else {}), key: digest}
+    with contextlib.suppress(RwkvEditError):  # a read-only cache only costs time
+        atomic_write(memory, json.dumps(known))
     return digest

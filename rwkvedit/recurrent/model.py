@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import overload
 
 import torch
-from rwkvedit_kernels.wkv7_autograd import wkv7 as wkv7_differentiable
-from rwkvedit_kernels.wkv7_numba import wkv7_forward
-from rwkvedit_kernels.wkv7_ref import wkv7_ref, wkv7_step
+from rwkvedit_kernels.dispatch import backend_for, wkv7
+from rwkvedit_kernels.packed import PackedModel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +37,7 @@ LN_EPS = 1e-5
 LN_X_EPS = 64e-5  # the same for every head size, as in the official code
 CHUNK = 512  # tokens run at once in a prefill; bounds memory, not results
 
+_PACKED_TYPES = (torch.float32, torch.bfloat16)
 _MATRICES = (
     "receptance.weight", "key.weight", "value.weight", "output.weight",
     ".w1", ".w2", ".a1", ".a2", ".v1", ".v2", ".g1", ".g2",
@@ -147,13 +148,24 @@ class RWKV7:
             bool(tap) or any(x.requires_grad for x in state.tensors())
         )
         with torch.set_grad_enabled(grad):
-            if tap is None and not grad and not full and len(prompts[0]) == 1 == len(prompts):
-                logits, state = self.step(prompts[0], state)
+            if tap is None and not grad and self._fused():
+                logits, *after = self.packed.forward(prompts, *state.tensors(), full=full)
+                logits, state = (logits if full else torch.stack(logits)), State(*after)
             else:
                 logits, state = self._run(prompts, state, full, tap, grad)
         return (logits[0], state[0]) if single else (logits, state)
 
     __call__ = forward
+
+    def _fused(self) -> bool:
+        """Can the whole pass run as one CPU kernel?"""
+        return self.dtype in _PACKED_TYPES and backend_for(self.device) == "numba"
+
+    @cached_property
+    def packed(self) -> PackedModel:
+        """The weights as the CPU kernel wants them, made on first use."""
+        dtype = self.dtype if self.dtype == torch.bfloat16 else None
+        return PackedModel(self.weights, dtype)
 
     def _start(self, state: State | None, batch: int, single: bool) -> State:
         """The state as a stack of ``batch``, on this device, of this model's shape."""
@@ -205,7 +217,7 @@ class RWKV7:
         self, ids: Tensor, lengths: list[int], state: State, tap: Tap | None
     ) -> tuple[Tensor, State]:
         """All layers over (B, T) ids; row b counts ``lengths[b]`` tokens. Returns (x, State)."""
-        B, T = ids.shape
+        T = ids.shape[1]
         even = all(n == T for n in lengths)
         ends = None if even else torch.tensor(lengths, device=self.device)
         x = self.embedding[ids].float()
@@ -296,6 +308,9 @@ class RWKV7:
 
     def step(self, ids: list[int], state: State) -> tuple[Tensor, State]:
         """One token for each of B rows: no hooks, no gradients. Returns (logits (B, V), State)."""
+        if self._fused():
+            logits, *after = self.packed.step(ids, *state.tensors())
+            return logits, State(*after)
         x, state = self._span(torch.tensor(ids, device=self.device).unsqueeze(1), [1], state, None)
         return self.unembed(x[:, 0]), state
 
@@ -306,7 +321,7 @@ def as_prompts(tokens: object, vocab_size: int) -> tuple[list[list[int]], bool]:
         tokens = tokens.tolist()
     rows = list(tokens) if isinstance(tokens, Sequence) else [tokens]  # type: ignore[list-item]
     single = not rows or not isinstance(rows[0], Sequence | Tensor)
-    prompts = [rows] if single else [list(r) for r in rows]  # type: ignore[arg-type]
+    prompts: list[list[int]] = [rows] if single else [list(r) for r in rows]  # type: ignore
     for b, prompt in enumerate(prompts):
         if not prompt:
             where = "" if single else f" in row {b}"
@@ -317,35 +332,6 @@ def as_prompts(tokens: object, vocab_size: int) -> tuple[list[list[int]], bool]:
                     f"token {token!r} is outside the model's vocabulary (0 to {vocab_size - 1})"
                 )
     return prompts, single
-
-
-def wkv7(
-    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor,
-    lengths: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The recurrence with the fastest kernel at hand: fp32 (y (B,T,H,N), state (B,H,N,N))."""
-    ins = (r, w, k, v, a, b)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (*ins, state)):
-        if lengths is not None:
-            # a token past a row's end that keeps everything and writes nothing
-            T = r.shape[1]
-            live = (torch.arange(T, device=r.device) < lengths.unsqueeze(1)).view(-1, T, 1, 1)
-            w = torch.where(live, w, torch.ones_like(w))
-            k, a = k * live, a * live
-        if r.device.type == "cpu":
-            return wkv7_differentiable(r, w, k, v, a, b, state)
-        return wkv7_ref(r, w, k, v, a, b, state)
-    if r.shape[1] == 1 and lengths is None:
-        y, after = wkv7_step(state, *(x[:, 0] for x in ins))
-        return y.unsqueeze(1), after
-    if r.device.type == "cpu":
-        y, after, _ = wkv7_forward(
-            *(x.detach().numpy() for x in ins),
-            state.detach().numpy(),
-            None if lengths is None else lengths.numpy(),
-        )
-        return torch.from_numpy(y), torch.from_numpy(after)
-    return wkv7_ref(*ins, state, lengths)
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:

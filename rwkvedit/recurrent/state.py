@@ -28,7 +28,7 @@ class State:
 
     def __post_init__(self) -> None:
         batch = tuple(self.wkv.shape[:-4])
-        L, H, N, M = self.wkv.shape[-4:]
+        L, _, N, M = self.wkv.shape[-4:]
         assert N == M and len(batch) <= 1, f"wkv has shape {tuple(self.wkv.shape)}"
         for x in (self.att_x, self.ffn_x):
             assert x.shape[:-1] == (*batch, L), f"{tuple(x.shape)} beside {tuple(self.wkv.shape)}"
@@ -157,7 +157,7 @@ class State:
         )
 
     def norm(self, layers: slice | Sequence[int] | None = None) -> Any:
-        """Frobenius norm of ``wkv`` over the chosen layers: a float, or a (B,) tensor of a stack."""
+        """Frobenius norm of ``wkv`` over the chosen layers: a float; (B,) tensor of a stack."""
         picked = self.wkv if layers is None else self.wkv[..., layers, :, :, :]
         if self.batch is None:
             return float(picked.detach().double().norm())
