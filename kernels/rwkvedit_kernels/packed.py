@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import fused_numba as fused
+from .dispatch import threads as available_threads
 from .simd import COLS, MAX_ROWS, UNROLL
 
 LOW_RANK = "wagv"  # order of the four low-rank maps everywhere below
@@ -66,6 +67,9 @@ def _all_bfloat16(weights: Mapping[str, Tensor]) -> bool:
     )
 
 
+_work: Callable[..., None] = fused.work
+
+
 class _Helpers:
     """Threads that join a job when they can; a job never waits for them to come."""
 
@@ -92,7 +96,7 @@ class _Helpers:
 def _serve(queue: SimpleQueue) -> None:
     while True:
         args = queue.get()
-        fused.work(*args, False)
+        _work(*args, False)
         del args  # or the last job's arrays would live until the next
 
 
@@ -264,7 +268,7 @@ class PackedModel:
         The state holds one row a sequence, or a single row that all of them start from.
         """
         rows, seqs = len(tokens), len(lengths)
-        workers = min(threads or torch.get_num_threads(), 1 + self.nbytes // _BYTES_PER_WORKER)
+        workers = min(threads or available_threads(), 1 + self.nbytes // _BYTES_PER_WORKER)
         decode = rows == seqs
         key = (rows, len(wanted), workers)
         if decode and key in self._plans:
@@ -277,6 +281,8 @@ class PackedModel:
         np.cumsum(lengths, out=starts[1:])
         row_seq = np.repeat(np.arange(seqs), lengths)
         d = self.n_embd
+        if seqs > 1 and wkv.stride(0) == 0:  # one state expanded over all of them
+            att_x, wkv, ffn_x = att_x[:1], wkv[:1], ffn_x[:1]
         inputs = [_flat(t) for t in (att_x, wkv, ffn_x)]
         outputs = [_fresh(seqs * (t.numel() // len(t))) for t in (att_x, wkv, ffn_x)]
         source = np.arange(seqs) if len(att_x) == seqs else np.zeros(seqs, np.int64)
@@ -293,7 +299,7 @@ class PackedModel:
         )  # fmt: skip
         if workers > 1:
             _helpers.call(workers - 1, args)
-        fused.work(*args, True)
+        _work(*args, True)
         shapes = [(seqs, *t.shape[1:]) for t in (att_x, wkv, ffn_x)]
         state = [torch.from_numpy(a).view(s) for a, s in zip(outputs, shapes, strict=True)]
         result = torch.from_numpy(logits).view(len(wanted), self.vocab_size)
