@@ -1,0 +1,132 @@
+"""Benchmark worlds and the rules that read replies."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rwkvedit.errors import UsageError
+from rwkvedit.evaluate.intervals import rate
+from rwkvedit.evaluate.recall import ROWS, measure
+from rwkvedit.evaluate.replies import is_unknown, says
+from rwkvedit.evaluate.worlds import Maker
+from rwkvedit.facts import KINDS, parse_fact
+from rwkvedit.facts.lexicon import heldout, load_lexicon
+from rwkvedit.models.catalog import load_model
+
+
+def maker(seed=0, lexicon=None):
+    return Maker(lexicon or heldout(), np.random.default_rng(seed))
+
+
+def test_values_in_a_world_differ_and_the_same_seed_gives_the_same_world():
+    facts = maker(3).facts(7, 2)
+    assert len({fact.value for fact in facts}) == 14
+    assert facts == maker(3).facts(7, 2)
+    assert facts != maker(4).facts(7, 2)
+
+
+def test_worlds_use_only_heldout_phrasings():
+    m = maker(1)
+    for _ in range(50):
+        for fact in m.facts(2, 2):
+            assert m.ask(fact) not in fact.questions()
+            assert fact.statement() != m.tell(fact)
+
+
+def test_a_world_is_told_in_words_the_parser_reads():
+    m = maker(2)
+    for _ in range(30):
+        for turn in m.told(m.facts(3, 1)).turns:
+            told = turn.facts[0]
+            read = parse_fact(turn.user)
+            assert (read.kind, read.entity) == (told.kind, told.entity), turn.user
+
+
+def test_a_correction_replaces_one_fact():
+    m = maker(5)
+    world = m.told(m.facts(3, 1))
+    changed = m.correct(world, 1)
+    assert changed.facts[1].value != world.facts[1].value
+    assert [changed.facts[i] for i in (0, 2)] == [world.facts[i] for i in (0, 2)]
+    assert changed.facts[1].value in changed.turns[-1].user.lower() + changed.turns[-1].user
+
+
+def test_an_untold_fact_was_not_told():
+    m = maker(6)
+    for _ in range(40):
+        world = m.told(m.facts(3, 1))
+        fact = m.untold(world)
+        assert (fact.kind, fact.entity) not in {(f.kind, f.entity) for f in world.facts}
+
+
+@pytest.mark.parametrize(("reply", "value", "good"), [
+    ("Bob lives in Graz.", "Graz", True),
+    ("Bob lives in Grazz.", "Graz", False),
+    ("Bob has a pet Newt.", "newt", True),
+    ("I don't know where Graz is.", "Graz", False),
+    ("", "Graz", False),
+])
+def test_a_reply_is_read_by_whole_words(reply, value, good):
+    assert says(reply, value) is good
+
+
+def test_unknown_is_read_at_the_start_only():
+    assert is_unknown("I don't know where Bob lives.")
+    assert is_unknown("I do not know.")
+    assert not is_unknown("Bob is in I don't know.")
+
+
+def test_rate_brackets_its_mean_and_is_open_at_the_ends():
+    some = rate([1, 0, 1, 1], [0, 0, 1, 1])
+    assert some["lo"] <= some["mean"] == 0.75 <= some["hi"]
+    sure = rate([1.0] * 50)
+    assert sure["mean"] == sure["hi"] == 1.0 and 0.9 < sure["lo"] < 1.0
+    assert rate([])["mean"] is None
+
+
+def test_a_lexicon_file_swaps_words_and_falls_back(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"names": ["Ann", "Ben", "Cy"], "cities": ["Ulm", "Jena"]}))
+    lexicon = load_lexicon(path)
+    assert lexicon["names"] == ("Ann", "Ben", "Cy")
+    assert lexicon["pets"] == heldout()["pets"]
+    lexicon.check(load_model("embedded").tokenizer)
+
+
+@pytest.mark.parametrize(("content", "wanted"), [
+    ("{", "not JSON"), ("[]", "must be an object"), ('{"moods": ["sad", "glad"]}', "no kind"),
+    ('{"names": "Ann"}', "list of words"), ('{"names": ["Ann"]}', "two different"),
+])
+def test_a_bad_lexicon_is_refused_in_one_line(tmp_path, content, wanted):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=wanted) as caught:
+        load_lexicon(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lexicon_word_the_tokenizer_cannot_carry_is_named():
+    class Deaf:
+        def encode(self, text):
+            return [1]
+
+        def decode(self, ids):
+            return " ?"
+
+    with pytest.raises(UsageError, match="cannot carry 'Ragnar'"):
+        heldout().check(Deaf())
+
+
+def test_recall_is_near_perfect_on_small_worlds():
+    rows = measure(load_model("embedded"), heldout(), 12, seed=77, names=("1-3", "unknown"))
+    by_name = {row["name"]: row["accuracy"]["mean"] for row in rows}
+    assert by_name["1-3"] >= 0.9
+    assert by_name["unknown"] >= 0.7
+    assert set(by_name) <= {*ROWS, "false-unknown"}
+
+
+def test_every_kind_can_be_drawn():
+    m = maker(8)
+    seen = {kind for _ in range(200) for kind in m.kinds(2)}
+    assert seen == {name for name, kind in KINDS.items() if kind.subject == "person"}
