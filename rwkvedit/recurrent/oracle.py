@@ -1,0 +1,107 @@
+"""Counterfactual replay: the same conversation with the told fact changed. What an edit should equal.
+
+O(T) in the conversation's length where an edit is O(1). Works on the token stream: turns that do
+not speak of the fact keep their tokens; those that do are rewritten and encoded again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwkvedit.errors import RwkvEditError
+from rwkvedit.facts import parse_facts
+from rwkvedit.recurrent.pairs import Pair
+from rwkvedit.recurrent.state import State
+
+
+def _turns(tokens: Sequence[int], end: Sequence[int]) -> list[list[int]]:
+    """The stream cut after every turn end; the pieces join to the stream again."""
+    pieces: list[list[int]] = [[]]
+    for token in tokens:
+        pieces[-1].append(token)
+        if pieces[-1][-len(end):] == list(end):
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _rewrite(text: str, pair: Pair) -> str:
+    """``text`` with the pair's old value replaced where this fact is spoken of."""
+    for old, new, lead in (
+        (pair.old, pair.new, pair.told), (pair.answer_old, pair.answer_new, pair.answer.strip()),
+    ):
+        pattern = re.compile(re.escape(lead + old) + r"(?!\w)")
+        text = pattern.sub(lambda _m, new=new, lead=lead: lead + new, text)
+    if pair.fact is None:
+        return text
+    bare_new = pair.fact.with_value(_bare(pair.new)).value
+    sentences = re.split(r"(?<=[.!?])(\s+)", text)
+    for at, sentence in enumerate(sentences):
+        if any(
+            fact.key == pair.fact.key and fact.value.lower() == pair.fact.value.lower()
+            for fact in parse_facts(sentence)
+        ):
+            value = re.compile(r"(?<!\w)(an? )?" + re.escape(pair.fact.value) + r"(?!\w)", re.I)
+            sentences[at] = value.sub(
+                lambda m: (pair.new.strip() if m.group(1) else bare_new), sentence, count=1
+            )
+    return "".join(sentences)
+
+
+def _bare(value: str) -> str:
+    return re.sub(r"^an? ", "", value.strip())
+
+
+def counterfactual_tokens(loaded: Any, history: Sequence[int], pair: Pair) -> list[int]:
+    """``history`` with the old fact replaced by the new one wherever a turn says it.
+
+    Raises RwkvEditError when no turn does.
+    """
+    tok, template = loaded.tokenizer, loaded.template
+    end = tok.encode(template.turn_end)
+    out: list[int] = []
+    changed = False
+    for turn in _turns(history, end):
+        text = tok.decode(turn)
+        closed = turn[-len(end):] == list(end)
+        body = text[: -len(template.turn_end)] if closed else text
+        speaker, colon, words = body.partition(":")
+        rewritten = _rewrite(words.strip(), pair) if colon else words
+        if not colon or rewritten == words.strip():
+            out += turn
+            continue
+        changed = True
+        out += [*tok.encode(f"{speaker}:"), *tok.encode(f" {rewritten}"), *(end if closed else [])]
+    if not changed:
+        raise RwkvEditError(
+            f'this conversation never says "{pair.statement(pair.old)}"; '
+            "a replay needs the words the fact was told in (try --method hyb-u)"
+        )
+    return out
+
+
+def replay(loaded: Any, tokens: Sequence[int]) -> State:
+    """The state after ``tokens`` from the model's start."""
+    with torch.no_grad():
+        return loaded.model.forward(list(tokens), loaded.model.zero_state())[1]
+
+
+def replayed_delta(ws: Any) -> Tensor:
+    """``wkv(replay with the new fact) - wkv(live)`` over a workspace's layers, (l, H, N, N).
+
+    Raises RwkvEditError without the conversation's tokens or when it never told the old fact.
+    """
+    if not ws.history:
+        raise RwkvEditError(
+            "this method replays the conversation and its tokens are not at hand "
+            "(a loaded bare state has none); try --method hyb-u"
+        )
+    ws.check()
+    tokens = counterfactual_tokens(ws.loaded, ws.history, ws.pair)
+    ws.forwards += 1
+    ws.decodes += len(tokens)
+    return replay(ws.loaded, tokens).wkv[ws.lo : ws.hi] - ws.state.wkv[ws.lo : ws.hi]

@@ -1,0 +1,69 @@
+"""How strong an edit must be: the least multiple that holds. Knows no models, only scores.
+
+Bracketing, then bisection; each round is one batch (the caller evaluates all its multiples at
+once), because a batched forward costs little more than a single one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+#: P(new) that a fact's own question must pass (measured while planning; see ``--ratio``)
+TARGET = 0.6
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The chosen multiple. ``held`` is false when no tried multiple reached the target."""
+
+    alpha: float
+    score: float
+    held: bool
+    tried: dict[float, float] = field(default_factory=dict)
+
+
+def search_strength(
+    evaluate: Callable[[list[float]], Sequence[float]],
+    *,
+    target: float = TARGET,
+    bracket: Sequence[float] = (0.5, 1.0, 2.0),
+    rounds: int = 1,
+    points: int = 2,
+    ceiling: float = 4.0,
+) -> Strength:
+    """The least multiple whose score passes ``target``.
+
+    ``evaluate`` maps multiples to scores in [0, 1] (one batched forward). ``bracket`` is tried
+    first; the gap below its first success is cut by ``points`` multiples in each of ``rounds``. If
+    nothing in the bracket holds, the range up to ``ceiling`` is tried once. When none holds, the
+    best-scoring multiple comes back with ``held`` false.
+    """
+    tried: dict[float, float] = {}
+
+    def run(multiples: list[float]) -> None:
+        fresh = [m for m in multiples if m not in tried]
+        if fresh:
+            tried.update(zip(fresh, map(float, evaluate(fresh)), strict=True))
+
+    def least() -> float | None:
+        return min((m for m, score in tried.items() if score >= target), default=None)
+
+    run(list(bracket))
+    if least() is None and ceiling > max(bracket):
+        low = max(bracket)
+        run([low * (ceiling / low) ** 0.5, ceiling])
+    for _ in range(rounds):
+        high = least()
+        if high is None:
+            break
+        low = max((m for m in tried if m < high), default=0.0)
+        cuts = [low + (high - low) * (i + 1) / (points + 1) for i in range(points)]
+        run([round(cut, 4) for cut in cuts])
+    chosen = least()
+    if chosen is not None:
+        return Strength(chosen, tried[chosen], True, tried)
+    finite = {m: s for m, s in tried.items() if not math.isnan(s)} or {1.0: 0.0}
+    best = max(finite, key=lambda m: (finite[m], -m))
+    return Strength(best, finite[best], False, tried)

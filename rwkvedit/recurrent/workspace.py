@@ -1,0 +1,161 @@
+"""One edit's working memory: which token rows must be run, from which state, and what came of it.
+
+The calibration's tellings, the probe's branches and the questions asked before the edit share one
+batched forward. Knows no method; a method names the rows it needs and reads their ``wkv``.
+
+Row names: ``told-old/new`` (the fact told as an acknowledged turn, from the calibration's start),
+``alone-old/new`` (the same from a fresh state), ``probe-old/new`` (in the live state, a user's turn
+opened and the fact's words spoken up to the value, then the value's tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks
+from rwkvedit.recurrent.calibrate import Calibration, told_turn
+from rwkvedit.recurrent.pairs import Pair
+from rwkvedit.recurrent.spectrum import Triples, top_triples
+from rwkvedit.recurrent.state import State
+
+LONGEST = 512  # tokens of one typed fact
+
+
+def layer_range(spec: str, n_layer: int) -> tuple[int, int]:
+    """``upper``, ``lower``, ``all`` or ``a:b`` (b excluded) as (a, b).
+
+    Raises UsageError for anything else, with the range the model has.
+    """
+    half = n_layer // 2
+    named = {"upper": (half, n_layer), "lower": (0, max(1, half)), "all": (0, n_layer)}
+    if spec in named:
+        return named[spec]
+    first, colon, last = str(spec).partition(":")
+    try:
+        a, b = int(first or 0), int(last or n_layer) if colon else int(first) + 1
+    except ValueError:
+        a, b = -1, -1
+    if not 0 <= a < b <= n_layer:
+        raise UsageError(
+            f"--layers {spec} is not a range of this model; say upper, lower, all "
+            f"or a:b within 0:{n_layer}"
+        )
+    return a, b
+
+
+class Workspace:
+    """Rows to run and what they gave. ``layers`` is the edited slice; shapes: l = edited layers."""
+
+    def __init__(
+        self,
+        loaded: Any,
+        state: State,
+        pair: Pair,
+        layers: tuple[int, int],
+        *,
+        start: State | None = None,
+        history: Sequence[int] | None = None,
+        calibration: Calibration | None = None,
+        n_asks: int = 2,
+        cancel: Callable[[], bool] | None = None,
+    ) -> None:
+        self.loaded, self.model, self.state, self.pair = loaded, loaded.model, state, pair
+        self.lo, self.hi = layers
+        self.history, self.calibration = history, calibration
+        self.start = state if start is None else start
+        self.cancel = cancel
+        self.forwards = self.decodes = 0
+        tok = loaded.tokenizer
+        self.told = loaded.template.encode_user_opening(tok, pair.told)
+        self.old, self.new = tok.encode(pair.old), tok.encode(pair.new)
+        self.said_old, self.said_new = tok.encode(pair.answer_old), tok.encode(pair.answer_new)
+        if _prefixed(self.said_old, self.said_new):
+            # one value begins the other: what ends it tells them apart
+            self.said_old, self.said_new = self.said_old + tok.encode("."), self.said_new + tok.encode(".")
+        if max(map(len, (self.told, self.old, self.new))) > LONGEST:
+            raise UsageError(f"that fact is longer than {LONGEST} tokens; say it shorter")
+        questions = pair.questions[:n_asks]
+        self.asks: list[Ask] = make_asks(loaded, questions, pair.answer)
+        self._wkv: dict[str, Tensor] = {}
+        self._cache: dict[tuple[str, int], Triples] = {}
+
+    @property
+    def layers(self) -> slice:
+        return slice(self.lo, self.hi)
+
+    @property
+    def rank(self) -> int:
+        """A value of k tokens is written at k addresses: the rank a delta of it needs, at most 4."""
+        return min(4, max(len(self.old), len(self.new)))
+
+    def check(self) -> None:
+        """Raises when the caller has asked to stop; nothing has been changed by then."""
+        if self.cancel is not None and self.cancel():
+            raise RwkvEditError("interrupted; the conversation is as it was")
+
+    def forward(self, rows: list[list[int]], state: State) -> tuple[list[Tensor], State]:
+        """One counted batched forward with every position's logits."""
+        self.check()
+        self.forwards += 1
+        self.decodes += sum(map(len, rows))
+        with torch.no_grad():
+            return self.model.forward(rows, state, full=True)
+
+    def row(self, name: str) -> tuple[list[int], State]:
+        """Tokens and start state of a named row."""
+        what, _, which = name.partition("-")
+        value = {"old": self.pair.old, "new": self.pair.new}[which]
+        if what == "probe":
+            return self.told + {"old": self.old, "new": self.new}[which], self.state
+        turn = told_turn(self.loaded, self.pair.statement(value))
+        return turn, self.model.zero_state() if what == "alone" else self.start
+
+    def gather(self, names: Sequence[str], rows: Rows | None = None) -> list[Reading]:
+        """Run the named rows that are still missing, and ``rows`` from the live state, together."""
+        missing = [name for name in names if name not in self._wkv]
+        asked = rows.rows if rows is not None else []
+        if not missing and not asked:
+            return []
+        pairs = [self.row(name) for name in missing]
+        tokens = [t for t, _ in pairs] + asked
+        starts = [s for _, s in pairs] + [self.state] * len(asked)
+        same = all(s is self.state for s in starts)
+        logits, after = self.forward(tokens, self.state if same else State.stack(starts))
+        for at, name in enumerate(missing):
+            self._wkv[name] = after.wkv[at, self.lo : self.hi]
+        return rows.read(logits[len(missing):]) if rows is not None else []
+
+    def delta(self, what: str) -> Tensor:
+        """``wkv(what-new) - wkv(what-old)`` over the edited layers, (l, H, N, N)."""
+        self.gather((f"{what}-old", f"{what}-new"))
+        return self._wkv[f"{what}-new"] - self._wkv[f"{what}-old"]
+
+    def triples(self, what: str, rank: int) -> Triples:
+        """Leading triples of :meth:`delta`; ``told`` comes from the calibration when there is one."""
+        key = (what, rank)
+        if key not in self._cache:
+            if what == "told" and self.calibration is not None:
+                found = self.calibration.pair(self.pair.old, self.pair.new, self.layers, rank)
+                self._cache[key] = Triples(*(x.to(self.state.wkv.device) for x in found))
+            else:
+                self._cache[key] = top_triples(self.delta(what), rank)
+        return self._cache[key]
+
+    def edited(self, delta: Tensor, alphas: Sequence[float]) -> State:
+        """The live state plus each multiple of ``delta`` (l, H, N, N): a stack of B states."""
+        B = len(alphas)
+        scale = torch.tensor(alphas, dtype=delta.dtype, device=delta.device)
+        wkv = self.state.wkv.expand(B, *self.state.wkv.shape).clone()
+        wkv[:, self.lo : self.hi] += scale[:, None, None, None, None] * delta
+        whole = self.state.expand(B)
+        return State(whole.att_x, wkv, whole.ffn_x)
+
+
+def _prefixed(a: list[int], b: list[int]) -> bool:
+    short, long = sorted((a, b), key=len)
+    return long[: len(short)] == short
