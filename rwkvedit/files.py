@@ -56,9 +56,7 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
     return path
 
 
-def save_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
-) -> Path:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
     """Write tensors and their label. ``meta`` needs ``format`` (str) and ``version`` (int)."""
     assert isinstance(meta.get("format"), str) and isinstance(meta.get("version"), int)
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
@@ -86,9 +84,7 @@ def load_tensors(
     data = read_bytes(path)
     meta = _label(path, data)
     if meta.get("format") != format:
-        raise FileFormatError(
-            f"{path}: expected a {format} file, found {meta.get('format')!r}"
-        )
+        raise FileFormatError(f"{path}: expected a {format} file, found {meta.get('format')!r}")
     if meta.get("version") != version:
         raise FileFormatError(
             f"{path}: expected {format} version {version}, found {meta.get('version')!r}"

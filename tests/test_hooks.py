@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from toy_models import toy_model
@@ -45,10 +43,11 @@ def test_every_site_is_seen_with_its_shape_and_reading_changes_nothing(model: RW
 @pytest.mark.parametrize("site", sorted({n.split(".", 2)[2] for n in hook_names(1)}))
 def test_replacing_any_site_changes_what_follows(model: RWKV7, site: str) -> None:
     plain = model.forward(TOKENS, model.forward(TOKENS)[1])
-    hooks = Hooks({f"blocks.1.{site}": lambda x: x * 0.5})
+    hooks = Hooks({f"blocks.1.{site}": lambda x: x.roll(1, -1)})
     logits, state = model.forward(TOKENS, model.forward(TOKENS)[1], hooks=hooks)
     if site == "att.wkv_after":  # the state that leaves the call, not its read-outs
-        assert torch.equal(state.wkv[1], plain[1].wkv[1] * 0.5)
+        torch.testing.assert_close(state.wkv[1], plain[1].wkv[1].roll(1, -1))
+        torch.testing.assert_close(logits, plain[0])
     else:
         assert not torch.allclose(logits, plain[0], atol=1e-4)
 
@@ -69,8 +68,9 @@ def test_transformerlens_names_are_aliases(model: RWKV7) -> None:
 
 def test_hooks_come_off_even_when_the_block_raises(model: RWKV7) -> None:
     seen = []
-    with pytest.raises(RuntimeError, match="on purpose"), model.hooked(
-        Hooks({"blocks.0.resid_in": seen.append})
+    with (
+        pytest.raises(RuntimeError, match="on purpose"),
+        model.hooked(Hooks({"blocks.0.resid_in": seen.append})),
     ):
         model.forward(TOKENS)
         raise RuntimeError("on purpose")
@@ -87,8 +87,9 @@ def test_a_hook_on_one_token_is_seen_too(model: RWKV7) -> None:
 def test_unknown_names_list_near_ones(model: RWKV7) -> None:
     with pytest.raises(UsageError, match=r"near names: .*blocks\.1\.att\.wkv_after"):
         model.forward(TOKENS, hooks=Hooks({"blocks.1.att.wkv_afer": print}))
-    with pytest.raises(UsageError, match="layers 0 to 1"), model.hooked(
-        Hooks({"blocks.2.att.r": print})
+    with (
+        pytest.raises(UsageError, match="layers 0 to 1"),
+        model.hooked(Hooks({"blocks.2.att.r": print})),
     ):
         pass
 

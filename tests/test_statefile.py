@@ -90,7 +90,7 @@ def test_foreign_files_versions_shapes_types_and_nan_are_refused(
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, model: RWKV7) -> None:
-    with pytest.raises(RwkvEditError, match="cannot read .*No such file"):
+    with pytest.raises(RwkvEditError, match=r"cannot read .*No such file"):
         load_state(tmp_path / "none", model.config, **WHO)
 
 

@@ -82,8 +82,10 @@ def toy_model(folder: Path, **shape: int) -> RWKV7:
     return RWKV7(load_checkpoint(save_toy(folder / "toy.safetensors", toy_tensors(**shape))))
 
 
-PIECES = ["Bob", " lives", " in", " Austin", " Chicago", ".", "\n\n", "User:", "Assistant:", " a\n\n",
-          "\n\nb", " 猫", " dog"]  # fmt: skip
+PIECES = [
+    "Bob", " lives", " in", " Austin", " Chicago", ".", "\n\n", "User:", "Assistant:",
+    " a\n\n", "\n\nb", " 猫", " dog",
+]  # fmt: skip
 
 
 def toy_vocabulary(path: Path) -> Path:

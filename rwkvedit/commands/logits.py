@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import pairwise
 
 from rwkvedit.errors import UsageError
 from rwkvedit.models.catalog import DEFAULT, DTYPES, load_model
@@ -16,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:  # type: ignore[
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--tokens", help="token ids, comma separated: 1,2,3")
     words.add_argument("--text", help="text instead of ids")
-    parser.add_argument("--chunks", type=int, default=1, help="split the tokens into this many calls")
+    parser.add_argument("--chunks", type=int, default=1, help="split the tokens into n calls")
     parser.add_argument("--backend", default="native", choices=("native", "rwkv"))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default=None, choices=tuple(DTYPES))
@@ -62,4 +63,4 @@ def parse_tokens(text: str) -> list[int]:
 def split(tokens: list[int], chunks: int) -> list[list[int]]:
     """``tokens`` in ``chunks`` runs whose lengths differ by one at most."""
     edges = [len(tokens) * c // chunks for c in range(chunks + 1)]
-    return [tokens[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [tokens[a:b] for a, b in pairwise(edges)]

@@ -126,9 +126,7 @@ def pick_dtype(
     return found
 
 
-def _voice(
-    checkpoint: Checkpoint, vocab: str | Path | None
-) -> tuple[WorldTokenizer, ChatTemplate]:
+def _voice(checkpoint: Checkpoint, vocab: str | Path | None) -> tuple[WorldTokenizer, ChatTemplate]:
     """The tokenizer that fits, and the chat form that goes with it."""
     beside = checkpoint.path.parent / "vocab.txt"
     rows = checkpoint.config.vocab_size

@@ -166,9 +166,7 @@ def check_tensors(
     return tensors, config, tuned
 
 
-def expected_shapes(
-    config: ModelConfig, raw: Mapping[str, Tensor]
-) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: ModelConfig, raw: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Every tensor that x070 needs and its shape; ranks come from ``raw``."""
     L, D, H, N = config.n_layer, config.n_embd, config.n_head, config.head_size
     F, V = config.n_ffn, config.vocab_size
@@ -229,8 +227,7 @@ def _config(path: Path, raw: Mapping[str, Tensor]) -> ModelConfig:
     flat = [f"{k} {_show(raw[k].shape)}" for k in keys if raw[k].dim() != 2]
     if flat:
         raise FileFormatError(
-            f"{path}: not a whole RWKV-7 checkpoint: misshapen {'; '.join(flat)}, "
-            "expected two axes"
+            f"{path}: not a whole RWKV-7 checkpoint: misshapen {'; '.join(flat)}, expected two axes"
         )
     V, D = raw["emb.weight"].shape
     H, N = raw["blocks.0.att.r_k"].shape

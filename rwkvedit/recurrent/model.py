@@ -191,9 +191,7 @@ class RWKV7:
         lengths = [len(p) for p in prompts]
         longest = max(lengths)
         whole = tap is not None or grad
-        padded = torch.tensor(
-            [p + [0] * (longest - len(p)) for p in prompts], device=self.device
-        )
+        padded = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=self.device)
         size = longest if whole else CHUNK
         pieces: list[Tensor] = []
         last: Tensor | None = None
