@@ -10,10 +10,8 @@ each. States are read, never written: what comes back is fresh.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from . import fused_numba as fused
 from .dispatch import threads as available_threads
+from .pool import run_job
 from .simd import COLS, MAX_ROWS, UNROLL
 
 LOW_RANK = "wagv"  # order of the four low-rank maps everywhere below
@@ -65,42 +64,6 @@ def _all_bfloat16(weights: Mapping[str, Tensor]) -> bool:
         for t in weights.values()
         if t.dim() == 2
     )
-
-
-_work: Callable[..., None] = fused.work
-
-
-class _Helpers:
-    """Threads that join a job when they can; a job never waits for them to come."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._queues: list[SimpleQueue] = []
-        self._pid = os.getpid()
-
-    def call(self, count: int, args: tuple) -> None:
-        """Offer the job to ``count`` helpers."""
-        if self._pid != os.getpid() or len(self._queues) < count:
-            with self._lock:
-                if self._pid != os.getpid():  # threads do not survive a fork
-                    self._queues, self._pid = [], os.getpid()
-                while len(self._queues) < count:
-                    queue: SimpleQueue = SimpleQueue()
-                    name = f"rwkvedit-worker-{len(self._queues) + 1}"
-                    threading.Thread(target=_serve, args=(queue,), name=name, daemon=True).start()
-                    self._queues.append(queue)
-        for queue in self._queues[:count]:
-            queue.put(args)
-
-
-def _serve(queue: SimpleQueue) -> None:
-    while True:
-        args = queue.get()
-        _work(*args, False)
-        del args  # or the last job's arrays would live until the next
-
-
-_helpers = _Helpers()
 
 
 class PackedModel:
@@ -297,9 +260,7 @@ class PackedModel:
             np.zeros(16, np.int64), tokens, row_seq, starts, wanted, source,
             *inputs, *outputs, logits, *scratch,
         )  # fmt: skip
-        if workers > 1:
-            _helpers.call(workers - 1, args)
-        _work(*args, True)
+        run_job(fused.work, args, workers)
         shapes = [(seqs, *t.shape[1:]) for t in (att_x, wkv, ffn_x)]
         state = [torch.from_numpy(a).view(s) for a, s in zip(outputs, shapes, strict=True)]
         result = torch.from_numpy(logits).view(len(wanted), self.vocab_size)
