@@ -525,4 +525,6 @@ def fill(template: str, entity: str, value: str = "", thing: str = "", *,
     }
     text = _VERB.sub(verb, template)
     text = _MARK.sub(lambda match: marks[match.group(1)], text)
+    if person == 1:
+        text = re.sub(r"\b(of|call|phone) I\b", r"\1 me", text, flags=re.IGNORECASE)
     return text[:1].upper() + text[1:] if capital else text

@@ -44,6 +44,9 @@ class Fact:
 
     @property
     def _answerer(self) -> str:
+        if self.entity.startswith(("my ", "your ")):
+            owner, thing = self.entity.split(" ", 1)
+            return f"{'your' if owner == 'my' else 'my'} {thing}"
         return {"I": "you", "you": "I"}.get(self.entity, self.entity)
 
     def questions(self, heldout: bool = False) -> list[str]:
@@ -185,6 +188,7 @@ _NOT_ENTITIES = frozenset(
 def _accept(name: str, groups: dict[str, str | None], said: str, last: str) -> Fact | None:
     entity = groups.get("e") or groups.get("p") or groups.get("s") or ""
     value, thing = (groups.get("v") or "").strip(), groups.get("t") or ""
+    entity = "I" if entity.lower() == "me" else entity
     low = entity.lower()
     if low in _PRONOUNS:
         entity = last

@@ -27,12 +27,24 @@ KEEP = 0.2
 ACKS = ("Got it.", "Got it.", "Got it.", "Okay.", "Noted.")
 CORRECTIONS = ("Actually, {}", "No, {}", "Correction: {}", "Sorry, {}", "Wait, {}",
                "That was wrong. {}", "I was wrong: {}")
+# Wrappings any telling or question may come in, so that an unheard wording is not a strange one.
+TELL_WRAPS = (
+    "I heard that {}", "You should know that {}", "I think that {}", "As you know, {}",
+    "Well, {}", "By the way, {}", "Also, {}", "Today {}", "For now {}", "At the moment {}",
+    "As far as I know {}", "It seems that {}", "Nowadays {}", "It is true that {}", "Lately {}",
+    "They say that {}", "Of course {}", "Listen, {}", "Remember that {}", "This month {}",
+)
+ASK_WRAPS = (
+    "Can you tell me {}?", "Could you say {}?", "Remind me {}.", "I want to know {}.",
+    "Please say {}.", "I forgot {}.", "Say {}.", "Can you remember {}?", "Let me know {}.",
+    "Please tell me {}.", "I wonder {}.", "Have I told you {}?", "Now say {}.", "Well, {}?",
+)
 FORGETS = ("Forget that {}", "Please forget that {}")
 ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
 STAGES = (
     # until, row lengths with odds, most entities, most facts each, rate of everything but telling
     (0.10, ((96, 1.0),), 3, 1, 0.0),
-    (0.30, ((192, 1.0),), 5, 2, 0.5),
+    (0.30, ((192, 1.0),), 5, 2, 1.0),
     (0.55, ((256, 0.8), (384, 0.2)), 7, 2, 1.0),
     (0.80, ((256, 0.5), (512, 0.5)), 7, 3, 1.0),
     (1.01, ((256, 0.3), (512, 0.4), (1280, 0.3)), 7, 3, 1.0),
@@ -48,7 +60,7 @@ def fixed_sentences() -> Iterator[str]:
         yield reply
     yield from FILLERS
     yield from FILLER_REPLIES
-    yield from (*ACKS, *CORRECTIONS, *FORGETS, *ABOUT, *words._PATTERNS)
+    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *FORGETS, *ABOUT, *words._PATTERNS)
     yield from (*words._ADJECTIVES, *words._NOUNS, *words._VERBS)
     yield "User Assistant Q A Yes No He She They I don't know Okay, Here are some facts: I forgot"
     yield "In fact I made a mistake Let me correct that nothing about anything yet"
@@ -117,7 +129,7 @@ class Writer:
             if thing == "hair" and self.chance(0.5):
                 thing = "hat"
         for _ in range(20):
-            value = self.words.value(kind.slot, self.rng, 0.4)
+            value = self.words.value(kind.slot, self.rng, 0.5)
             if value not in taken or self.chance(0.05):
                 break
         taken.add(value)
@@ -166,7 +178,11 @@ class Writer:
                 return fill(self.pick(usable), pronoun, value, fact.thing)
         # the plainest telling is also the commonest
         template = tells[0] if self.chance(0.3) else self.pick(tells)
-        return fill(template, entity, value, fact.thing)
+        said = fill(template, entity, value, fact.thing)
+        if self.chance(0.2):
+            wrap = self.pick(TELL_WRAPS)
+            return wrap.format(_inside(said, entity, value))
+        return said
 
     def chain(self, first: Fact, second: Fact) -> str:
         """"X lives in A and has a B." from two facts of one owner."""
@@ -185,8 +201,8 @@ class Writer:
             return fill(self.pick(kind.changes), fact.entity, fact.value, fact.thing)
         told = self.tell(fact)
         opening = self.pick(CORRECTIONS)
-        if fact.entity.startswith(("the ", "my ")) or told.startswith(("My ", "The ", "Your ")):
-            told = told if ". {}" in opening else told[:1].lower() + told[1:]
+        if not told.startswith(fact.entity):
+            told = told if ". {}" in opening else _inside(told, fact.entity, fact.value)
         return opening.format(told)
 
     # -- chat turns -----------------------------------------------------------------------------
@@ -210,6 +226,8 @@ class Writer:
         if lead:
             doc.add(lead, decides)
             decides = NAME
+            if fact.entity == "I" or fact.entity.startswith(("the ", "my ")):
+                prefix = prefix[:2].lower() + prefix[2:]
         first = re.match(r" \S+", prefix)
         cut = first.end() if first else 0
         doc.add(prefix[:cut], decides)
@@ -229,19 +247,23 @@ class Writer:
             self.reply(doc, self.pick(ACKS), 0.1)
 
     def ask(self, fact: Fact) -> str:
+        if self.chance(0.25):
+            kind = KINDS[fact.kind]
+            return self.pick(ASK_WRAPS).format(
+                fill(kind.unknown, fact.entity, fact.value, fact.thing, capital=False)[:-1])
         return fill(self.pick(KINDS[fact.kind].asks), fact.entity, fact.value, fact.thing)
 
     def question_turn(self, doc: Document, told: list[Fact], extras: float) -> None:
         """One question and its answer, of any sort."""
         current = [doc.facts[f.key] for f in told if f.key in doc.facts]
         draw = self.rng.random()
-        if extras and draw < 0.12 * extras:
+        if extras and draw < 0.18 * extras:
             fact = self._untold(told, doc)
             self.user(doc, self.ask(fact))
             doc.add(" I", DECIDES)
             doc.add(fact.unknown()[1:], ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.18 * extras and current:
+        elif extras and draw < 0.23 * extras and current:
             fact = self.pick(current)
             others = [f.value for f in current if f.kind == fact.kind and f.value != fact.value]
             asked = fact.value if self.chance(0.5) else (
@@ -250,7 +272,7 @@ class Writer:
             self.user(doc, fill(KINDS[fact.kind].yes_no, fact.entity, asked, fact.thing))
             self.sentence(doc, fact, " Yes," if asked == fact.value else " No,")
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.22 * extras and current:
+        elif extras and draw < 0.26 * extras and current:
             entity = self.pick(current).entity
             if entity.startswith(("the ", "my ")):
                 return
@@ -258,7 +280,7 @@ class Writer:
             for fact in [f for f in current if f.entity == entity][:3]:
                 self.sentence(doc, fact, decides=ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.25 * extras:
+        elif extras and draw < 0.29 * extras:
             user, reply = self.pick(SMALL_TALK)
             self.user(doc, user)
             self.reply(doc, reply)
@@ -426,6 +448,13 @@ class Writer:
         if extras and draw < 0.13:
             return self.question_answer(min(n, 5), min(k, 2))
         return self.chat(n, k, extras, budget if long else min(budget, 400))
+
+
+def _inside(said: str, entity: str, value: str) -> str:
+    """A sentence as it stands inside another: a capital only for a name."""
+    if said.startswith((entity, value, "I ")) and not entity.startswith(("the ", "my ")):
+        return said
+    return said[:1].lower() + said[1:]
 
 
 def _length(doc: Document) -> int:

@@ -1,6 +1,6 @@
 """Where the corpus gets its words: lists, open vocabulary, invented words, small talk.
 
-Half the names and two fifths of the values are open (any word the vocabulary has, words it must
+Half the names and half of the values are open (any word the vocabulary has, words it must
 spell in pieces, invented syllables), so that a value has to be copied and cannot be guessed.
 """
 
@@ -100,10 +100,10 @@ class Words:
         )
 
     def open_word(self, rng: np.random.Generator, capital: bool) -> str:
-        """Any word: one token (55%), several tokens (30%), invented (15%)."""
+        """Any word: one token (40%), several tokens (45%), invented (15%)."""
         draw, case = rng.random(), "cap" if capital else "low"
         if draw < 0.85:
-            pool = self._pools[case + ("1" if draw < 0.55 else "n")]
+            pool = self._pools[case + ("1" if draw < 0.4 else "n")]
             return pool[int(rng.integers(len(pool)))]
         word = self.invented(rng)
         return word.capitalize() if capital else word
