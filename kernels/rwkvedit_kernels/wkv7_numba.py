@@ -20,6 +20,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 
 CHUNK = 16
 _ROWS = 4
@@ -30,7 +31,7 @@ def _kernels(N: int) -> tuple[Any, Any]:
     """Compile forward and backward with the head size N (a multiple of 4) as a constant."""
     f32 = np.float32
 
-    @numba.njit(fastmath=True, inline="always", error_model="numpy")
+    @register_jitable(inline="always")  # a dispatcher in the closure would defeat the cache
     def advance(old, new, r, w, k, v, a, b, sa, y):
         """Read ``old``, write the next state to ``new`` (may be the same array)."""
         for i in range(0, N, 4):
