@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "method": "auto",
     "ratio": "auto",
     "layers": "upper",
-    "start": "live",
+    "start": "auto",
 }
 SAMPLING = {
     "temperature": float,
@@ -85,7 +85,7 @@ class Session:
         start = Place(
             self.model.zero_state(),
             (),
-            (sampler or Sampler()).get(),
+            (sampler or Sampler()).get_state(),
             settings=tuple({**DEFAULTS, **settings}.items()),
         )
         self.journal = Journal(self._with_system(start, system) if system else start, budget)
@@ -127,9 +127,7 @@ class Session:
     @property
     def sampler(self) -> Sampler:
         """A sampler exactly where this conversation's stands. Change it with ``set``."""
-        sampler = Sampler()
-        sampler.set(self.place.sampler)
-        return sampler
+        return Sampler.from_state(self.place.sampler)
 
     @property
     def branches(self) -> dict[str, Branch]:
@@ -170,9 +168,6 @@ class Session:
         """Answer the last turn again, with fresh randomness."""
         place, start, _ = self._last_turn("retry")
         sampler = self.sampler
-        counts = Sampler()
-        counts.set(start.sampler)
-        sampler.forget_counts(counts)
         text = place.turns[-1].user
         reply, after = self._turn(start, text, sampler, on_text, cancel)
         after = replace(after, heard=place.heard, settings=place.settings)
@@ -276,6 +271,7 @@ class Session:
             controls=self._controls((old, new), check),
             dry_run=dry_run,
             library=library,
+            history=self.place.tokens,
             cancel=cancel,
         )
         heard = replaced_heard(self.place.heard, old, new)
@@ -375,10 +371,12 @@ class Session:
         """Change a setting (see ``settings``); returns the value as understood."""
         place = self.place
         if name in SAMPLING:
-            sampler = self.sampler
             new = _sampling_value(name, value)
-            sampler.configure(**{name: new})
-            after = replace(place, sampler=sampler.get())
+            values = {**{n: getattr(self.sampler, n) for n in SAMPLING}, name: new}
+            fresh = Sampler(**values).get_state()
+            if name != "seed":
+                fresh |= {"rng": place.sampler["rng"], "counts": place.sampler["counts"]}
+            after = replace(place, sampler=fresh)
         elif name in DEFAULTS:
             new = _setting_value(name, value)
             after = replace(place, settings=tuple({**dict(place.settings), name: new}.items()))
@@ -432,6 +430,7 @@ class Session:
         """Generate after ``opened`` and close the turn; nothing is committed."""
         limit = int(dict(opened.settings)["max_tokens"])
         lead = _Unindent(on_text)
+        sampler.forget_counts()
         began = perf_counter()
         with deferred() as pressed, torch.no_grad():
             stop = _either(pressed, cancel)
@@ -466,7 +465,7 @@ class Session:
             opened,
             state=state,
             tokens=opened.tokens + tuple(made.tokens) + tuple(end),
-            sampler=sampler.get(),
+            sampler=sampler.get_state(),
             turns=(*opened.turns, Turn(user, text, made.stopped)),
         )
         return reply, after
@@ -653,14 +652,11 @@ def _sampling_value(name: str, value: Any) -> Any:
     kind = SAMPLING[name]
     try:
         number = kind(value)
+        if number < 0 and name == "seed":
+            raise ValueError(value)
     except (TypeError, ValueError, OverflowError):
         wanted = "a whole number" if kind is int else "a number"
         raise UsageError(f"{name} takes {wanted}, not '{value}'") from None
-    low, high = {"top_p": (0.0, 1.0), "presence": (-10, 10), "frequency": (-10, 10)}.get(
-        name, (0, 2**63 - 1 if kind is int else 100.0)
-    )
-    if not low <= number <= high:
-        raise UsageError(f"{name} lies between {low} and {high}, not {value}")
     return number
 
 

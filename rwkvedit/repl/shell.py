@@ -1,0 +1,174 @@
+"""Executes lines: text goes to the model, ``/commands`` to the registry. Prints nothing.
+
+The chat, ``rwkvedit run`` and ``rwkvedit replay`` all drive this one object, so a line means the
+same in each.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rwkvedit
+from rwkvedit import config
+from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.repl import plain
+from rwkvedit.repl.registry import Registry
+from rwkvedit.repl.result import Result, error
+from rwkvedit.repl.transcript import Recorder
+from rwkvedit.session import SAMPLING, Reply, Session
+
+SUFFIX = ".safetensors"
+
+
+class Shell:
+    """A session, the commands on it, and a transcript if one is being recorded."""
+
+    def __init__(self, session: Session, registry: Registry | None = None) -> None:
+        if registry is None:
+            from rwkvedit.repl.commands import REGISTRY as registry
+        self.session = session
+        self.registry = registry
+        self.recorder: Recorder | None = None
+        self.quit = False
+        self.on_text: Callable[[str], None] | None = None
+
+    def execute(self, line: str, on_text: Callable[[str], None] | None = None) -> Result | None:
+        """Run one line; None for a blank one. A user's mistake becomes an error Result.
+
+        KeyboardInterrupt passes through: whatever was under way then never happened.
+        """
+        if not line.strip():
+            return None
+        recorder = self.recorder
+        self.on_text = on_text
+        try:
+            result = self._run(line)
+        except RwkvEditError as mistake:
+            result = error(str(mistake), mistake.exit_code)
+        except OSError as trouble:
+            result = error(os_message(trouble))
+        except MemoryError:
+            result = error("out of memory; nothing was changed")
+        except RuntimeError as trouble:
+            if "out of memory" not in str(trouble) and "can't allocate" not in str(trouble):
+                raise
+            result = error("out of memory; nothing was changed")
+        finally:
+            self.on_text = None
+        if recorder is not None and recorder is self.recorder:
+            notice = recorder.add(line, plain.lines(result))
+            if notice:
+                self.recorder = None
+                result = _noticed(result, notice)
+        return result
+
+    def _run(self, line: str) -> Result:
+        text = line.strip()
+        if text.startswith("//"):
+            return self.reply(self.session.say(text[1:], self.on_text))
+        if text.startswith("/"):
+            command, values = self.registry.parse(text)
+            return command.run(self, **values)
+        return self.reply(self.session.say(line, self.on_text))
+
+    # -- what commands use -----------------------------------------------------------------
+
+    def reply(self, reply: Reply, kind: str = "reply", command: str | None = None) -> Result:
+        """A model's reply as a Result."""
+        data: dict[str, Any] = {
+            "text": reply.text,
+            "tokens": len(reply.tokens),
+            "stopped": reply.stopped,
+            "ms": {"prefill": reply.prefill_ms, "generate": reply.generate_ms},
+        }
+        if reply.interrupted:
+            data["interrupted"] = True
+        code = 130 if reply.interrupted else 0
+        return Result(kind, command, data, (), reply.notices, code)
+
+    def header(self) -> dict[str, str]:
+        """The header of a transcript of this session."""
+        session = self.session
+        settings = session.settings
+        shown = " ".join(f"{k}={v}" for k, v in settings.items() if k != "seed")
+        return {
+            "version": rwkvedit.__version__,
+            "model": session.loaded.name,
+            "model_digest": session.model.digest[:16],
+            "device": str(session.model.device),
+            "dtype": str(session.model.dtype).removeprefix("torch."),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "seed": str(settings["seed"]),
+            "settings": shown,
+        }
+
+    def record_to(self, path: Path | None) -> None:
+        """Start recording to ``path`` (or stop, with None)."""
+        if path is None:
+            if self.recorder is not None:
+                self.recorder.close()
+            self.recorder = None
+            return
+        fresh = Recorder(path, self.header())
+        if self.recorder is not None:
+            self.recorder.close()
+        self.recorder = fresh
+
+    def apply_settings(self, text: str) -> None:
+        """Settings in a transcript's header: ``temperature=0 max_tokens=64``."""
+        for pair in text.split():
+            name, equals, value = pair.partition("=")
+            if not equals:
+                raise UsageError(f"settings are name=value pairs, not '{pair}'")
+            self.session.set(name, value)
+
+    def calibration_names(self) -> list[str]:
+        """Saved calibrations for this model."""
+        from rwkvedit.recurrent.library import Library
+
+        try:
+            return [calibration.name for _, calibration in Library.of(self.session.loaded).all()]
+        except (RwkvEditError, OSError):
+            return []
+
+    def saved_sessions(self) -> list[str]:
+        """Names that /load understands."""
+        try:
+            return sorted(path.stem for path in sessions_dir().glob(f"*{SUFFIX}"))
+        except OSError:
+            return []
+
+    def session_path(self, name: str) -> Path:
+        """Where ``/save NAME`` writes: a path as it is, a bare word in the state folder."""
+        path = Path(name).expanduser()
+        if path.suffix or len(path.parts) > 1:
+            return path
+        return sessions_dir() / f"{name}{SUFFIX}"
+
+    def close(self) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def sessions_dir() -> Path:
+    return config.state_dir() / "sessions"
+
+
+def os_message(trouble: OSError) -> str:
+    """An operating system's refusal in one line."""
+    where = f"{trouble.filename}: " if trouble.filename else ""
+    return f"{where}{trouble.strerror or trouble}"
+
+
+def sampling(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that are sampling settings and were given."""
+    return {k: v for k, v in values.items() if k in SAMPLING and v is not None}
+
+
+def _noticed(result: Result, notice: str) -> Result:
+    from dataclasses import replace
+
+    return replace(result, notices=(*result.notices, notice))
