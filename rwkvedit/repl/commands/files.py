@@ -1,0 +1,83 @@
+"""Commands that write and read files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rwkvedit import config
+from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.repl.commands.base import command
+from rwkvedit.repl.registry import Arg
+from rwkvedit.repl.result import Fields, Result, result, say
+
+GROUP = "files"
+
+
+@command(
+    "save",
+    group=GROUP,
+    args=[Arg("name", rest=True, completer="session")],
+    help="Keep state, tokens, sampler and journal in one file (a name or a path).",
+)
+def save(ctx: Any, name: str) -> Result:
+    path = ctx.session.save(ctx.session_path(name))
+    return say("save", f"saved to {path}", path=str(path), bytes=path.stat().st_size)
+
+
+@command(
+    "load",
+    group=GROUP,
+    args=[Arg("name", rest=True, completer="session")],
+    help="Go on with a saved conversation.",
+)
+def load(ctx: Any, name: str) -> Result:
+    path = ctx.session_path(name)
+    if not path.exists():
+        saved = ", ".join(ctx.saved_sessions())
+        hint = f"saved ones: {saved}" if saved else "nothing is saved yet; /save NAME does"
+        raise RwkvEditError(f"no saved conversation '{name}'; {hint}")
+    ctx.session.load(path)
+    tokens, turns = len(ctx.session.place.tokens), len(ctx.session.turns)
+    text = f"loaded {name}: {turns} turns, {tokens} tokens"
+    return say("load", text, path=str(path), tokens=tokens, turns=turns)
+
+
+@command(
+    "transcript",
+    group=GROUP,
+    args=[Arg("file", required=False, rest=True, completer="file")],
+    help="Record this session to a file, from here on; off stops.",
+)
+def transcript(ctx: Any, file: str | None) -> Result:
+    recorder = ctx.recorder
+    if file is None:
+        where = f"recording to {recorder.path}" if recorder else "not recording"
+        return say("transcript", where, path=str(recorder.path) if recorder else None)
+    if file == "off":
+        if recorder is None:
+            raise UsageError("nothing is being recorded; /transcript FILE starts")
+        ctx.record_to(None)
+        return say("transcript", f"recorded {recorder.steps} steps to {recorder.path}", path=None)
+    path = Path(file).expanduser()
+    if path.exists() and path.stat().st_size and (recorder is None or path != recorder.path):
+        raise RwkvEditError(f"{path} exists already; name another file")
+    ctx.record_to(path)
+    return say("transcript", f"recording to {path}", path=str(path))
+
+
+@command("paths", group=GROUP, help="Where things are kept.")
+def paths(ctx: Any) -> Result:
+    from rwkvedit.recurrent.library import shipped_folder, user_folder
+    from rwkvedit.repl.shell import sessions_dir
+
+    where = {
+        "model": ctx.session.loaded.path,
+        "calibrations": user_folder(),
+        "shipped_calibrations": shipped_folder(),
+        "sessions": sessions_dir(),
+        "history": config.state_dir() / "history",
+        "cache": config.cache_dir(),
+    }
+    shown = {name: str(path) for name, path in where.items()}
+    return result("paths", Fields.of(**shown), **shown)
