@@ -269,9 +269,9 @@ class Session:
             layers=layers or settings["layers"],
             start=start or settings["start"],
             controls=self._controls((old, new), check),
+            history=list(self.tokens),
             dry_run=dry_run,
             library=library,
-            history=self.place.tokens,
             cancel=cancel,
         )
         heard = replaced_heard(self.place.heard, old, new)
@@ -371,14 +371,14 @@ class Session:
         """Change a setting (see ``settings``); returns the value as understood."""
         place = self.place
         if name in SAMPLING:
-            new = _sampling_value(name, value)
+            new = setting(name, value)
             values = {**{n: getattr(self.sampler, n) for n in SAMPLING}, name: new}
             fresh = Sampler(**values).get_state()
             if name != "seed":
                 fresh |= {"rng": place.sampler["rng"], "counts": place.sampler["counts"]}
             after = replace(place, sampler=fresh)
         elif name in DEFAULTS:
-            new = _setting_value(name, value)
+            new = setting(name, value)
             after = replace(place, settings=tuple({**dict(place.settings), name: new}.items()))
         else:
             raise UsageError(f"no setting {name}; there are {_names()}")
@@ -646,6 +646,11 @@ def _ratio(value: Any) -> float | str:
     if not (math.isfinite(number) and number > 0):
         raise UsageError(f"ratio is a number above 0, or auto, not '{value}'")
     return number
+
+
+def setting(name: str, value: Any) -> Any:
+    """``value`` as the setting ``name`` takes it, or a UsageError."""
+    return _sampling_value(name, value) if name in SAMPLING else _setting_value(name, value)
 
 
 def _sampling_value(name: str, value: Any) -> Any:
