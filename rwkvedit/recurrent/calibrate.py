@@ -135,5 +135,6 @@ def fit_pair(loaded: Any, pair: Pair, state: State | None = None) -> Calibration
     """The calibration of one edit's two values, told as the edit tells them."""
     name = f"{pair.told}{pair.old} ->{pair.new}"
     return fit_calibration(
-        loaded, pair.told, (pair.old, pair.new), pair.closing, kind=pair.kind, name=name, state=state
+        loaded, pair.told, (pair.old, pair.new), pair.closing,
+        kind=pair.kind, name=name, state=state,
     )

@@ -36,7 +36,8 @@ def make_controls(loaded: Any, texts: Sequence[str], about: Fact | None) -> list
             continue
         seen.add(said.lower())
         if fact is not None:
-            questions, answer, value = fact.questions()[:1], fact.answer_prefix(), fact.answer_value()
+            questions = fact.questions()[:1]
+            answer, value = fact.answer_prefix(), fact.answer_value()
         else:
             head, _, last = said.rstrip(".!?").rpartition(" ")
             if not head:

@@ -86,7 +86,9 @@ def load_calibration(path: str | Path, loaded: Any | None = None) -> Calibration
 class Library:
     """The calibrations saved for one model."""
 
-    def __init__(self, digest: str, tokenizer_digest: str, folders: list[Path] | None = None) -> None:
+    def __init__(
+        self, digest: str, tokenizer_digest: str, folders: list[Path] | None = None
+    ) -> None:
         self.digest, self.tokenizer_digest = digest, tokenizer_digest
         roots = folders if folders is not None else [user_folder(), shipped_folder()]
         self.folders = [root / digest[:12] for root in roots]

@@ -1,4 +1,4 @@
-"""Counterfactual replay: the same conversation with the told fact changed. What an edit should equal.
+"""Counterfactual replay: the conversation with the told fact changed, what an edit should equal.
 
 O(T) in the conversation's length where an edit is O(1). Works on the token stream: turns that do
 not speak of the fact keep their tokens; those that do are rewritten and encoded again.

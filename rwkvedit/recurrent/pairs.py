@@ -1,7 +1,7 @@
 """What an edit is about, in words: two facts that part at a value. Knows no tokens and no states.
 
 ``Bob lives in Austin`` / ``Bob lives in Chicago`` becomes: told ``Bob lives in``, old `` Austin``,
-new `` Chicago``, closing ``.``, with the questions that ask for it and the assistant's own sentence.
+new `` Chicago``, closing ``.``, with the questions that ask for it and the assistant's sentence.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Pair:
     """Two facts with one place where they differ.
 
     ``kind`` is the fact kind's name, or empty for a pair that no kind explains; values carry their
-    leading space and article (`` a baker``); ``answer`` is what the assistant says before the value,
-    leading space kept; ``questions`` is empty for an unexplained pair, whose own question is the
+    leading space and article (`` a baker``); ``answer`` is what the assistant says before the
+    value, leading space kept; ``questions`` is empty for an unexplained pair, whose own question is the
     assistant saying ``answer``.
     """
 

@@ -76,7 +76,8 @@ class Workspace:
         self.said_old, self.said_new = tok.encode(pair.answer_old), tok.encode(pair.answer_new)
         if _prefixed(self.said_old, self.said_new):
             # one value begins the other: what ends it tells them apart
-            self.said_old, self.said_new = self.said_old + tok.encode("."), self.said_new + tok.encode(".")
+            stop = tok.encode(".")
+            self.said_old, self.said_new = self.said_old + stop, self.said_new + stop
         if max(map(len, (self.told, self.old, self.new))) > LONGEST:
             raise UsageError(f"that fact is longer than {LONGEST} tokens; say it shorter")
         questions = pair.questions[:n_asks]
@@ -90,7 +91,7 @@ class Workspace:
 
     @property
     def rank(self) -> int:
-        """A value of k tokens is written at k addresses: the rank a delta of it needs, at most 4."""
+        """The rank a delta needs: a value of k tokens is written at k addresses (at most 4)."""
         return min(4, max(len(self.old), len(self.new)))
 
     def check(self) -> None:
@@ -136,7 +137,7 @@ class Workspace:
         return self._wkv[f"{what}-new"] - self._wkv[f"{what}-old"]
 
     def triples(self, what: str, rank: int) -> Triples:
-        """Leading triples of :meth:`delta`; ``told`` comes from the calibration when there is one."""
+        """Leading triples of :meth:`delta`; a saved calibration stands in for ``told``."""
         key = (what, rank)
         if key not in self._cache:
             if what == "told" and self.calibration is not None:

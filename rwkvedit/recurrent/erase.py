@@ -1,0 +1,274 @@
+"""Erasing: towards the state in which a fact was never told. Prints nothing, changes nothing given.
+
+Two families of delta over the edited layers, both with a searched strength:
+
+``project``      delta = -(S V) V^T, with V the addresses of the live probe (old value against
+                 another value of its kind): what the state reads at the fact's own address goes.
+``entity``,      delta = state(baseline told alone) - state(fact told alone), each an acknowledged
+``neutral``,     turn from a fresh state; the baseline is the entity's name only (keeps the
+``placeholder``  entity), ``"."``, or dots of the fact's own length (keeps what came later in place).
+
+Strength: the least multiple at which the model says that it does not know, on the fact's own
+questions, and, forced to begin the answer, no longer gives the old value first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.facts import Fact, parse_fact
+from rwkvedit.facts.kinds import KINDS
+from rwkvedit.facts.lexicon import TRAIN
+from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks, read_rows
+from rwkvedit.recurrent.calibrate import told_turn
+from rwkvedit.recurrent.controls import add_controls, compare, make_controls
+from rwkvedit.recurrent.edit import parse_ratio
+from rwkvedit.recurrent.editreport import (
+    DID_NOT_TAKE,
+    DRY_RUN,
+    LEAKED,
+    TOOK,
+    Change,
+    Clock,
+    EditOutcome,
+    EditReport,
+)
+from rwkvedit.recurrent.pairs import Pair, pair_of_facts
+from rwkvedit.recurrent.state import State
+from rwkvedit.recurrent.strength import search_strength
+from rwkvedit.recurrent.workspace import Workspace, layer_range
+
+UNKNOWN = " I don't know"
+BASELINES = ("project", "entity", "neutral", "placeholder")
+#: What ``auto`` tries in turn, for each verb.
+ORDER = {"forget": ("project", "entity"), "nuke": ("project", "neutral")}
+#: P(old) after an erasure, the answer's own words forced, must fall below this.
+GONE = 0.4
+PUBLISHED_RATIO = 0.5  # the published value for another model; ``--ratio 0.5`` asks for it
+
+
+def _another(fact: Fact) -> str:
+    """A common value of the fact's kind that is not its own: the probe's other branch."""
+    slot = KINDS[fact.kind].slot
+    options = {"ages": ("40", "31"), "phones": ("2075", "6391")}.get(slot) or tuple(TRAIN[slot])
+    return next(v for v in options if v.lower() != fact.value.lower())
+
+
+def read_fact(text: str) -> Pair:
+    """One typed fact as a Pair whose new value is another of its kind (the probe's contrast).
+
+    Raises UsageError for an empty or one-word fact.
+    """
+    fact = parse_fact(text)
+    if fact is not None:
+        return pair_of_facts(fact, fact.with_value(_another(fact)))
+    said = " ".join(text.split()).rstrip(".! ")
+    head, _, last = said.rpartition(" ")
+    if not head or not last:
+        raise UsageError('name a whole fact, like /rwkv-forget "Bob has a car" "Bob"')
+    return Pair("", head, f" {last}", " something", ".", (), f" {head}", f" {last}", " something")
+
+
+def apply_forget(loaded: Any, state: State, fact: str, entity: str, **options: Any) -> EditOutcome:
+    """Remove one property of ``entity`` and keep the entity. Options as for :func:`erase`.
+
+    Raises UsageError when the fact does not name the entity.
+    """
+    name = " ".join(entity.split())
+    spoken = " ".join(fact.split()).lower()
+    if not name or name.lower() not in spoken:
+        raise UsageError(
+            f'"{fact}" says nothing of "{entity}"; write it like /rwkv-forget "Bob has a car" "Bob"'
+        )
+    return erase(loaded, state, fact, name, verb="forget", **options)
+
+
+def apply_nuke(loaded: Any, state: State, fact: str, **options: Any) -> EditOutcome:
+    """Remove a fact whole, against a neutral base. Options as for :func:`erase`."""
+    return erase(loaded, state, fact, ".", verb="nuke", **options)
+
+
+def erase(
+    loaded: Any,
+    state: State,
+    fact: str,
+    entity: str,
+    *,
+    verb: str = "forget",
+    method: str = "auto",
+    ratio: str | float = "auto",
+    layers: str = "upper",
+    start: str = "fresh",
+    controls: Sequence[str] = (),
+    dry_run: bool = False,
+    cancel: Callable[[], bool] | None = None,
+    target: float = 0.6,
+    n_asks: int = 3,
+) -> EditOutcome:
+    """Take ``fact`` out of ``state``; returns the new State and a report.
+
+    ``method`` is ``auto`` or one of ``BASELINES``; ``ratio`` ``auto`` or a number
+    (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta).
+    The report's ``p_new`` is the probability of beginning with "I don't know". The verdict is
+    ``took`` when no question's reply gives the old value any more. Raises UsageError and
+    RwkvEditError; ``state`` is never touched.
+    """
+    clock = Clock()
+    pair = read_fact(fact)
+    fixed = parse_ratio(ratio)
+    if method != "auto" and method not in BASELINES:
+        raise UsageError(f"no erasing method {method}; there are auto, {', '.join(BASELINES)}")
+    names = ORDER[verb] if method == "auto" else (method,)
+    if fixed is not None and method == "auto":
+        names = ORDER[verb][1:]
+    span = layer_range(layers, state.n_layer)
+    begin = None if start == "live" else loaded.model.zero_state()
+    ws = Workspace(loaded, state, pair, span, start=begin, n_asks=n_asks, cancel=cancel)
+    checks = make_controls(loaded, controls, pair.fact)
+    work = _Erasure(ws, entity, checks, target)
+    clock.lap("prepare")
+    work.before(names[0])
+    clock.lap("probe")
+    state_norm = state.norm(ws.layers)
+    tried = []
+    for name in names:
+        tried.append(work.attempt(name, fixed, state_norm, clock))
+        if tried[-1][0] == TOOK and tried[-1][5]:
+            break
+    order = {TOOK: 0, LEAKED: 1, DID_NOT_TAKE: 2}
+    best = min(tried, key=lambda t: (order[t[0]], not t[5]))
+    verdict, used, delta, alpha, (old_after, unknown_after, results), _ = best
+    final = ws.edited(delta, [alpha])[0]
+    clock.lap("apply")
+    norm = float(delta.double().norm())
+    report = EditReport(
+        verb=verb, old=fact, new="", method=used, asked_method=method,
+        ratio=alpha * norm / state_norm if state_norm else 0.0, alpha=alpha,
+        state_norm=state_norm, delta_norm=norm, verdict=DRY_RUN if dry_run else verdict,
+        outcome=verdict, p_old=Change(_mean(work.old_before), _mean(old_after)),
+        p_new=Change(_mean(work.unknown_before), _mean(unknown_after)), controls=results,
+        heads=(ws.hi - ws.lo) * state.n_head, layers=span, advice=_advice(verdict, results),
+        calibration="live probe" if used == "project" else start, question=ws.asks[0].text,
+        decodes=ws.decodes, forwards=ws.forwards,
+    )
+    report = replace(report, ms=clock.total())
+    return EditOutcome(state if dry_run else final, report)
+
+
+def _mean(readings: Sequence[Reading]) -> float:
+    return sum(r.p for r in readings) / len(readings)
+
+
+class _Erasure:
+    """One erasure's questions and what they said before."""
+
+    def __init__(self, ws: Workspace, entity: str, checks: list, target: float) -> None:
+        self.ws, self.entity, self.checks, self.target = ws, entity, checks, target
+        self.unknown = ws.loaded.tokenizer.encode(UNKNOWN)
+        # the reply's own beginning: nothing is forced before "I don't know"
+        self.open = [Ask(a.text, a.prompt, ()) for a in ws.asks] if ws.pair.questions else []
+
+    def rows(self, state: int, rows: Rows) -> tuple[list[int], list[int]]:
+        ws = self.ws
+        return (
+            [rows.add(a, ws.said_old, state) for a in ws.asks],
+            [rows.add(a, self.unknown, state) for a in self.open],
+        )
+
+    def before(self, name: str) -> None:
+        rows = Rows()
+        olds, unknowns = self.rows(0, rows)
+        watched = add_controls(rows, self.checks)
+        names = ("probe-old", "probe-new") if name == "project" else ()
+        readings = self.ws.gather(names, rows)
+        self.old_before = [readings[h] for h in olds]
+        self.unknown_before = [readings[h] for h in unknowns] or [Reading(0, False, 0, False)]
+        self.quiet = [readings[h] for h in watched]
+
+    def delta(self, name: str) -> Tensor:
+        """(l, H, N, N), see the module's formulas."""
+        ws = self.ws
+        if name == "project":
+            v = ws.triples("probe", ws.rank).v
+            return -(ws.state.wkv[ws.layers] @ v) @ v.transpose(-1, -2)
+        statement = ws.pair.statement(ws.pair.old)
+        length = len(ws.loaded.tokenizer.encode(f" {statement}"))
+        baseline = {
+            "entity": f"{self.entity}.", "neutral": ".", "placeholder": " ".join(["."] * length),
+        }[name]
+        turns = [told_turn(ws.loaded, text) for text in (statement, baseline)]
+        _, after = ws.forward(turns, ws.start)
+        return after.wkv[1, ws.layers] - after.wkv[0, ws.layers]
+
+    def attempt(self, name: str, fixed: float | None, state_norm: float, clock: Clock) -> tuple:
+        """(verdict, name, delta, alpha, readings after, held)."""
+        ws = self.ws
+        ws.check()
+        delta = self.delta(name)
+        norm = float(delta.double().norm())
+        if not bool(torch.isfinite(delta).all()):
+            raise RwkvEditError("the delta is not finite; the state may be damaged (try /undo)")
+        if norm == 0.0:
+            raise RwkvEditError("there is nothing at this fact's address; nothing to erase")
+        clock.lap("calibrate")
+        found: dict[float, tuple[list[Reading], list[Reading]]] = {}
+
+        def evaluate(alphas: list[float]) -> list[float]:
+            rows = Rows()
+            handles = [self.rows(i, rows) for i in range(len(alphas))]
+            readings = self.read(rows, ws.edited(delta, alphas))
+            scores = []
+            for alpha, (olds, unknowns) in zip(alphas, handles, strict=True):
+                old, unknown = [readings[h] for h in olds], [readings[h] for h in unknowns]
+                found[alpha] = (old, unknown)
+                gone = min(1.0 if r.p < GONE and not r.said else 0.5 * (1 - r.p) for r in old)
+                scores.append(min([gone, *(r.p for r in unknown)]))
+            return scores
+
+        if fixed is not None:
+            alpha = fixed * state_norm / norm
+            held = evaluate([alpha])[0] >= self.target
+        else:
+            strength = search_strength(
+                evaluate, target=self.target, bracket=(0.5, 0.75, 1.0, 1.5), ceiling=3.0
+            )
+            alpha, held = strength.alpha, strength.held
+        old, unknown = found[alpha]
+        clock.lap("strength")
+        results: tuple = ()
+        if self.checks:
+            rows = Rows()
+            watched = add_controls(rows, self.checks)
+            readings = self.read(rows, ws.edited(delta, [alpha]))
+            results = compare(self.checks, self.quiet, [readings[h] for h in watched])
+        clock.lap("verify")
+        # the reply gives the old value when it starts the answer and the value comes first
+        gone = all(not o.said for o in old) or (
+            bool(unknown) and all(u.said for u in unknown)
+        )
+        verdict = DID_NOT_TAKE if not gone else TOOK if all(c.kept for c in results) else LEAKED
+        shown = unknown or [Reading(0, False, 0, False)]
+        return verdict, name, delta, alpha, (old, shown, results), held
+
+    def read(self, rows: Rows, edited: State) -> list[Reading]:
+        ws = self.ws
+        ws.check()
+        ws.forwards += 1
+        ws.decodes += rows.n_tokens
+        with torch.no_grad():
+            return read_rows(ws.model, rows, edited.unstack())
+
+
+def _advice(verdict: str, results: tuple) -> str:
+    if verdict == TOOK:
+        return ""
+    if verdict == LEAKED:
+        moved = ", ".join(f'"{c.fact}"' for c in results if not c.kept)
+        return f"{moved} moved too: /undo, then try a smaller --ratio"
+    return "try --ratio 0.55, --layers all, or /rwkv-nuke"
