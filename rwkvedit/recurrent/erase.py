@@ -6,7 +6,7 @@ Two families of delta over the edited layers, both with a searched strength:
                  another value of its kind): what the state reads at the fact's own address goes.
 ``entity``,      delta = state(baseline told alone) - state(fact told alone), each an acknowledged
 ``neutral``,     turn from a fresh state; the baseline is the entity's name only (keeps the
-``placeholder``  entity), ``"."``, or dots of the fact's own length (keeps what came later in place).
+``placeholder``  entity), ``"."``, or dots of the fact's own length (keeps later turns in place).
 
 Strength: the least multiple at which the model says that it does not know, on the fact's own
 questions, and, forced to begin the answer, no longer gives the old value first.
@@ -25,7 +25,7 @@ from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.facts import Fact, parse_fact
 from rwkvedit.facts.kinds import KINDS
 from rwkvedit.facts.lexicon import TRAIN
-from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks, read_rows
+from rwkvedit.recurrent.asking import Ask, Reading, Rows, read_rows
 from rwkvedit.recurrent.calibrate import told_turn
 from rwkvedit.recurrent.controls import add_controls, compare, make_controls
 from rwkvedit.recurrent.edit import parse_ratio
