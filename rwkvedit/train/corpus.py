@@ -39,6 +39,8 @@ ASK_WRAPS = (
     "Please say {}.", "I forgot {}.", "Say {}.", "Can you remember {}?", "Let me know {}.",
     "Please tell me {}.", "I wonder {}.", "Have I told you {}?", "Now say {}.", "Well, {}?",
 )
+ADVERBS = ("now", "still", "often", "usually", "really", "also", "always", "currently", "now only")
+ASK_ENDS = (" now", " these days", " today", " again", " exactly", " then", " at the moment")
 FORGETS = ("Forget that {}", "Please forget that {}")
 ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
 STAGES = (
@@ -60,7 +62,7 @@ def fixed_sentences() -> Iterator[str]:
         yield reply
     yield from FILLERS
     yield from FILLER_REPLIES
-    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *FORGETS, *ABOUT, *words._PATTERNS)
+    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *ADVERBS, *ASK_ENDS, *FORGETS, *ABOUT, *words._PATTERNS)
     yield from (*words._ADJECTIVES, *words._NOUNS, *words._VERBS)
     yield "User Assistant Q A Yes No He She They I don't know Okay, Here are some facts: I forgot"
     yield "In fact I made a mistake Let me correct that nothing about anything yet"
@@ -178,6 +180,8 @@ class Writer:
                 return fill(self.pick(usable), pronoun, value, fact.thing)
         # the plainest telling is also the commonest
         template = tells[0] if self.chance(0.3) else self.pick(tells)
+        if template.startswith("{E} [") and "|am|" not in template and self.chance(0.1):
+            template = template.replace("{E} ", "{E} " + self.pick(ADVERBS) + " ", 1)
         said = fill(template, entity, value, fact.thing)
         if self.chance(0.2):
             wrap = self.pick(TELL_WRAPS)
@@ -251,7 +255,10 @@ class Writer:
             kind = KINDS[fact.kind]
             return self.pick(ASK_WRAPS).format(
                 fill(kind.unknown, fact.entity, fact.value, fact.thing, capital=False)[:-1])
-        return fill(self.pick(KINDS[fact.kind].asks), fact.entity, fact.value, fact.thing)
+        asked = fill(self.pick(KINDS[fact.kind].asks), fact.entity, fact.value, fact.thing)
+        if self.chance(0.08) and asked.endswith("?"):
+            asked = asked[:-1] + self.pick(ASK_ENDS) + "?"
+        return asked
 
     def question_turn(self, doc: Document, told: list[Fact], extras: float) -> None:
         """One question and its answer, of any sort."""
