@@ -43,10 +43,10 @@ def journal(ctx: Any) -> Result:
         mark = "*" if index == branch.cursor else ("" if index < branch.cursor else "redo")
         if entry.place is None:
             mark = "dropped"
-        rows.append((entry.number, mark, entry.verb, short(entry.label)))
+        rows.append((index, mark, entry.verb, short(entry.label)))
         data.append(
             {
-                "number": entry.number,
+                "number": index,
                 "verb": entry.verb,
                 "label": entry.label,
                 "current": index == branch.cursor,

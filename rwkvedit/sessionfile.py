@@ -1,0 +1,156 @@
+"""A whole conversation in one safetensors file: states, tokens, sampler and journal.
+
+Format ``rwkvedit-session`` version 1. Tensors: ``state.K.att_x|wkv|ffn_x`` for each distinct State
+(wkv axes: layer, head, value, key) and ``tokens.K`` (int32) for each distinct token sequence.
+The label's ``book`` holds branches, entries and places, which name states and tokens by K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rwkvedit
+from rwkvedit.errors import FileFormatError, RwkvEditError
+from rwkvedit.facts import Fact
+from rwkvedit.files import check_digest, load_tensors, save_tensors
+from rwkvedit.journal import Book, Branch, Entry, Journal, Place, Turn
+from rwkvedit.recurrent.generate import Sampler
+from rwkvedit.recurrent.state import State
+
+FORMAT, VERSION = "rwkvedit-session", 1
+PARTS = ("att_x", "wkv", "ffn_x")
+
+
+def save(session: Any, path: Path) -> Path:
+    """Write ``session`` to ``path``, whole or not at all."""
+    book = session.journal.book
+    tensors: dict[str, torch.Tensor] = {}
+    states: dict[int, int] = {}
+    tokens: dict[tuple[int, ...], int] = {}
+    places: dict[int, dict[str, Any]] = {}
+    entries: dict[int, dict[str, Any]] = {}
+    for branch in book.branches.values():
+        for entry in branch.entries:
+            if entry.number in entries:
+                continue
+            entries[entry.number] = {"verb": entry.verb, "label": entry.label, "when": entry.when}
+            if entry.place is not None:
+                places[entry.number] = _pack(entry.place, states, tokens, tensors)
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model_digest": session.model.digest,
+        "tokenizer_digest": session.tokenizer.digest,
+        "axes": {"wkv": "(layer, head, value, key)"},
+        "program": rwkvedit.__version__,
+        "book": {
+            "current": book.current,
+            "next_number": book.next_number,
+            "entries": {str(k): v for k, v in entries.items()},
+            "places": {str(k): v for k, v in places.items()},
+            "branches": {
+                name: {"entries": [e.number for e in b.entries], "cursor": b.cursor}
+                for name, b in book.branches.items()
+            },
+        },
+    }
+    return save_tensors(path, tensors, meta)
+
+
+def load(session: Any, path: Path) -> Journal:
+    """The journal in ``path``, made for this session's model; refused otherwise, in one line."""
+    tensors, meta = load_tensors(path, FORMAT, VERSION)
+    check_digest(path, "model", session.model.digest, meta.get("model_digest"))
+    check_digest(path, "tokenizer", session.tokenizer.digest, meta.get("tokenizer_digest"))
+    try:
+        book = _unpack(meta["book"], tensors, session)
+    except RwkvEditError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise FileFormatError(f"{path}: the journal in it is damaged ({error!r})") from None
+    journal = Journal(session.place, session.journal.budget)
+    journal.book = book
+    return journal
+
+
+def _pack(
+    place: Place,
+    states: dict[int, int],
+    tokens: dict[tuple[int, ...], int],
+    tensors: dict[str, torch.Tensor],
+) -> dict[str, Any]:
+    if id(place.state) not in states:
+        states[id(place.state)] = len(states)
+        for part in PARTS:
+            tensors[f"state.{states[id(place.state)]}.{part}"] = getattr(place.state, part)
+    if place.tokens not in tokens:
+        tokens[place.tokens] = len(tokens)
+        tensors[f"tokens.{tokens[place.tokens]}"] = torch.tensor(place.tokens, dtype=torch.int32)
+    return {
+        "state": states[id(place.state)],
+        "tokens": tokens[place.tokens],
+        "sampler": place.sampler,
+        "heard": [asdict(fact) for fact in place.heard],
+        "turns": [asdict(turn) for turn in place.turns],
+        "system": place.system,
+        "settings": dict(place.settings),
+    }
+
+
+def _unpack(book: dict[str, Any], tensors: dict[str, torch.Tensor], session: Any) -> Book:
+    like = session.state
+    count = session.tokenizer.vocab_size
+    states: dict[int, State] = {}
+    tokens: dict[int, tuple[int, ...]] = {}
+    entries: dict[int, Entry] = {}
+    for key, about in book["entries"].items():
+        packed = book["places"].get(key)
+        place = None
+        if packed is not None:
+            s, t = int(packed["state"]), int(packed["tokens"])
+            if s not in states:
+                states[s] = _state(s, tensors, like)
+            if t not in tokens:
+                tokens[t] = tuple(int(i) for i in tensors[f"tokens.{t}"].tolist())
+                if any(not 0 <= i < count for i in tokens[t]):
+                    raise FileFormatError(f"tokens.{t} holds ids outside the vocabulary")
+            Sampler.from_state(packed["sampler"])
+            place = Place(
+                states[s],
+                tokens[t],
+                packed["sampler"],
+                tuple(Fact(**fact) for fact in packed["heard"]),
+                tuple(Turn(**turn) for turn in packed["turns"]),
+                packed["system"],
+                tuple(packed["settings"].items()),
+            )
+        number = int(key)
+        entries[number] = Entry(number, about["verb"], about["label"], place, about["when"])
+    branches = {
+        name: Branch(tuple(entries[n] for n in branch["entries"]), int(branch["cursor"]))
+        for name, branch in book["branches"].items()
+    }
+    for name, branch in branches.items():
+        if not 0 <= branch.cursor < len(branch.entries) or branch.here.place is None:
+            raise ValueError(f"branch {name} stands nowhere")
+    if book["current"] not in branches:
+        raise KeyError(book["current"])
+    return Book(branches, book["current"], int(book["next_number"]))
+
+
+def _state(index: int, tensors: dict[str, torch.Tensor], like: State) -> State:
+    parts = []
+    for part in PARTS:
+        name, wanted = f"state.{index}.{part}", getattr(like, part)
+        found = tensors[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise FileFormatError(
+                f"expected {name} of shape {tuple(wanted.shape)} and {wanted.dtype}, "
+                f"found {tuple(found.shape)} and {found.dtype}"
+            )
+        parts.append(found.to(wanted.device))
+    return State(*parts)
