@@ -69,23 +69,43 @@ def meta(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     }
 
 
-def show(renderer: Any, document: dict[str, Any]) -> None:
-    """The rows as a table; rates as mean with their interval."""
-    from rwkvedit.repl.result import Fields, Table
+def show(document: dict[str, Any]) -> None:
+    """The rows as a table on stdout; a rate as its mean and, where there is room, [lo, hi]."""
+    from rich.console import Console
+    from rich.table import Table
 
-    rows = document.get("rows", [])
-    columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    cells = tuple(tuple(cell(row.get(key)) for key in columns) for row in rows)
-    renderer.block(Table(columns, cells))
-    renderer.block(Fields.of(**document["meta"]))
+    console = Console()
+    rows = document["rows"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    roomy = console.width >= 18 * len(columns)
+    table = Table(box=None, padding=(0, 1))
+    for column in columns:
+        table.add_column(
+            column.replace("_", " "), justify="left" if column in TEXT_COLUMNS else "right"
+        )
+    for row in rows:
+        table.add_row(*(cell(row.get(column), roomy) for column in columns))
+    console.print(table)
+    if not roomy:
+        console.print("95% intervals: --json, or a wider terminal", style="dim")
+    console.print(f"{document['meta']['command']}  ({document['meta']['seconds']} s)", style="dim")
 
 
-def cell(value: Any) -> Any:
+TEXT_COLUMNS = ("name", "method", "task", "size", "peer_name", "unit")
+
+
+def cell(value: Any, intervals: bool) -> str:
+    """One value for people."""
     if isinstance(value, dict) and "mean" in value:
-        if value.get("mean") is None:
+        if value["mean"] is None:
             return "-"
-        text = f"{value['mean']:.3f}"
-        if value.get("lo") is not None and value.get("hi") is not None:
-            text += f" [{value['lo']:.3f}, {value['hi']:.3f}]"
-        return text
-    return value
+        mean = number(value["mean"])
+        return f"{mean} [{number(value['lo'])}, {number(value['hi'])}]" if intervals else mean
+    if isinstance(value, float):
+        return number(value)
+    return "-" if value is None else str(value)
+
+
+def number(value: float) -> str:
+    """Three decimals for a share, fewer digits for a large number."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
