@@ -121,7 +121,7 @@ def pick_dtype(
         big = device.type == "cuda" and parameters > 300_000_000
         return torch.bfloat16 if big else torch.float32
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
+    if found is None or found not in DTYPES.values():
         raise UsageError(f"no dtype {dtype!r}: choose {', '.join(DTYPES)}")
     return found
 

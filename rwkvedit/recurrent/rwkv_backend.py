@@ -108,7 +108,8 @@ def _package() -> Any:
     """The package's ``model`` module, imported with RWKV-7 on and torch's switches put back."""
     os.environ["RWKV_V7_ON"] = "1"
     os.environ.setdefault("RWKV_CUDA_ON", "0")
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
     kept = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
     try:
         with _quiet():
