@@ -153,12 +153,12 @@ def score(case: EditCase, edited: Judged, oracle: Judged) -> dict[str, Any]:
 
 def measure(
     loaded: LoadedModel, suite: str, lexicon: Lexicon, worlds: int, seed: int,
-    methods: Sequence[str] = DEFAULT_METHODS, *, layers: str = "upper", heard: bool = False,
+    methods: Sequence[str] = DEFAULT_METHODS, *, layers: str = "upper", heard: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
     wrong: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """``{"suite", "rows", "worlds", "worlds_counted"}``; ``heard`` gives edits the controls that a
-    chat session would (the other facts heard). ``wrong`` collects what was not clean."""
+    """``{"suite", "rows", "worlds", "worlds_counted"}``; ``heard`` gives ``auto`` the controls that
+    a chat session would (the other facts heard), which it may use to choose a method. ``wrong`` collects what was not clean."""
     make = find_suite(suite)
     maker = Maker(lexicon, np.random.default_rng([seed, list(SUITES).index(suite)]))
     cases = [make(maker, i) for i in range(worlds)]
@@ -187,7 +187,7 @@ def measure(
             made = [
                 make_state(
                     loaded, method, group[i], live[i], histories[i], oracles[i],
-                    [f.statement() for f in group[i].others] if heard else (),
+                    [f.statement() for f in group[i].others] if heard and method == "auto" else (),
                     layers,
                 )
                 for i in counts
@@ -240,8 +240,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lexicon", help="a JSON file of words to use instead of the built-in")
     parser.add_argument("--methods", help=f"comma-separated, of {', '.join(DEFAULT_METHODS)}")
     parser.add_argument("--layers", default="upper", help="upper, lower, all or a:b")
-    parser.add_argument("--heard", action="store_true",
-                        help="give edits the other facts as controls, as the chat does")
+    parser.add_argument("--no-heard", dest="heard", action="store_false",
+                        help="do not give auto the other facts as controls, as the chat does")
     parser.add_argument("--show-wrong", action="store_true", help="list what was not clean")
 
 

@@ -17,7 +17,7 @@ Tensors: writes (n, L, H, N, K) and address (L, H, N, K), fp32 in memory, fp16 i
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.facts import KINDS, Fact
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.spectrum import Triples, top_triples
 from rwkvedit.recurrent.state import State
@@ -61,7 +62,7 @@ class Calibration:
         same = self.kind == pair.kind if self.kind else (
             (self.told, self.closing) == (pair.told, pair.closing)
         )
-        return same and pair.old in self.values and pair.new in self.values
+        return same and all(name in self.values for name in pair.names)
 
     def pair(self, old: str, new: str, layers: slice, rank: int = 1) -> Triples:
         """u (l, H, N, k), sigma (l, H, k), v (l, H, N, k) of telling ``new`` instead of ``old``."""
@@ -93,26 +94,26 @@ def told_turn(loaded: Any, statement: str) -> list[int]:
 
 def fit_calibration(
     loaded: Any,
-    told: str,
-    values: Sequence[str],
-    closing: str = ".",
+    tellings: Mapping[str, str],
     *,
     kind: str = "",
+    told: str = "",
+    closing: str = ".",
     name: str = "",
     state: State | None = None,
     batch: int = 16,
 ) -> Calibration:
-    """Tell ``told + value + closing`` for every value and factor what it writes.
+    """Tell every sentence of ``tellings`` (value's name -> statement) and factor what it writes.
 
-    ``values`` carry their leading space. ``state`` is the start (None: a fresh one). Raises
-    UsageError with fewer than two different values and RwkvEditError if the model cannot tell
-    them apart (equal states).
+    ``state`` is the start (None: a fresh one). ``told`` and ``closing`` are kept for pairs that no
+    kind explains, which match by them. Raises UsageError with fewer than two values and
+    RwkvEditError if the model cannot tell them apart (equal states).
     """
-    values = list(dict.fromkeys(values))
-    if len(values) < 2:
+    values = list(tellings)
+    if len(set(tellings.values())) < 2:
         raise UsageError("a calibration needs at least two different values")
     start = state if state is not None else loaded.model.zero_state()
-    turns = [told_turn(loaded, f"{told}{value}{closing}") for value in values]
+    turns = [told_turn(loaded, tellings[value]) for value in values]
     wkv = torch.cat(
         [loaded.model.forward(turns[i : i + batch], start)[1].wkv.cpu()
          for i in range(0, len(turns), batch)]
@@ -133,8 +134,27 @@ def fit_calibration(
 
 def fit_pair(loaded: Any, pair: Pair, state: State | None = None) -> Calibration:
     """The calibration of one edit's two values, told as the edit tells them."""
-    name = f"{pair.told}{pair.old} ->{pair.new}"
+    old, new = pair.names
+    tellings = {old: pair.statement(pair.old), new: pair.statement(pair.new)}
     return fit_calibration(
-        loaded, pair.told, (pair.old, pair.new), pair.closing,
-        kind=pair.kind, name=name, state=state,
+        loaded, tellings, kind=pair.kind, told=pair.told, closing=pair.closing,
+        name=f"{pair.told}{pair.old} to{pair.new}", state=state,
     )
+
+
+def fit_kind(
+    loaded: Any, kind: str, values: Sequence[str], entity: str = "", thing: str = "hat",
+    name: str = "", state: State | None = None,
+) -> Calibration:
+    """One calibration for many values of a kind, told of a stand-in entity.
+
+    Any two of its values make a pair, whoever the edit is about. Raises UsageError for an unknown
+    kind.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"no kind of fact called {kind}; there are {', '.join(KINDS)}")
+    spec = KINDS[kind]
+    who = entity or ("the box" if spec.subject == "object" else "Sam")
+    facts = [Fact(kind, who, v, thing if spec.has_thing else "") for v in values]
+    tellings = {fact.value: fact.statement() for fact in facts}
+    return fit_calibration(loaded, tellings, kind=kind, name=name or kind, state=state)

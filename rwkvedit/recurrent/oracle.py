@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError
-from rwkvedit.facts import parse_facts
+from rwkvedit.facts import parse_fact, parse_facts
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.state import State
 
@@ -43,7 +43,8 @@ def _rewrite(text: str, pair: Pair) -> str:
     for at, sentence in enumerate(sentences):
         if any(
             fact.key == pair.fact.key and fact.value.lower() == pair.fact.value.lower()
-            for fact in parse_facts(sentence)
+            for fact in (parse_fact(sentence), *parse_facts(sentence))
+            if fact is not None
         ):
             value = re.compile(r"(?<!\w)(an? )?" + re.escape(pair.fact.value) + r"(?!\w)", re.I)
             sentences[at] = value.sub(

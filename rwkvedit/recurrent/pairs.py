@@ -20,8 +20,8 @@ class Pair:
 
     ``kind`` is the fact kind's name, or empty for a pair that no kind explains; values carry their
     leading space and article (`` a baker``); ``answer`` is what the assistant says before the
-    value, leading space kept; ``questions`` is empty for an unexplained pair, whose own question is the
-    assistant saying ``answer``.
+    value, leading space kept; ``questions`` is empty for an unexplained pair, whose own question
+    is the assistant saying ``answer``.
     """
 
     kind: str
@@ -35,6 +35,14 @@ class Pair:
     answer_new: str
     unknown: str = ""
     fact: Fact | None = None
+    new_fact: Fact | None = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The two values as a calibration names them: bare for a kind, as told otherwise."""
+        if self.fact is not None and self.new_fact is not None:
+            return self.fact.value, self.new_fact.value
+        return self.old, self.new
 
     def statement(self, value: str) -> str:
         return f"{self.told}{value}{self.closing}"
@@ -98,5 +106,5 @@ def pair_of_facts(before: Fact, after: Fact) -> Pair:
     answer, said_old, said_new, _ = part(before.answer(), after.answer())
     return Pair(
         before.kind, told, left, right, closing, tuple(before.questions()), " " + answer,
-        said_old, said_new, before.unknown(), before,
+        said_old, said_new, before.unknown(), before, after,
     )

@@ -141,7 +141,7 @@ class Workspace:
         key = (what, rank)
         if key not in self._cache:
             if what == "told" and self.calibration is not None:
-                found = self.calibration.pair(self.pair.old, self.pair.new, self.layers, rank)
+                found = self.calibration.pair(*self.pair.names, self.layers, rank)
                 self._cache[key] = Triples(*(x.to(self.state.wkv.device) for x in found))
             else:
                 self._cache[key] = top_triples(self.delta(what), rank)

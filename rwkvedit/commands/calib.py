@@ -1,0 +1,143 @@
+"""``rwkvedit calib``: fit, list, show, remove, export and import saved calibrations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rwkvedit.errors import RwkvEditError, UsageError
+
+ACTIONS = ("fit", "list", "show", "rm", "export", "import")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Shared by the shell verb and the chat's ``/calib``."""
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument("words", nargs="*", metavar="ARG",
+                        help='fit "old" "new"; show/rm NAME; export NAME FILE; import FILE')
+    parser.add_argument("--kind", help="fit many values of one kind of fact (with --values)")
+    parser.add_argument("--values", help="comma-separated values for --kind")
+    parser.add_argument("--entity", default="", help="who the values are told of (default Sam)")
+    parser.add_argument("--name", default="", help="the calibration's name")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("calib", help="saved calibrations for live edits")
+    add_arguments(parser)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--vocab", help="vocabulary file of the model")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.set_defaults(main=main)
+
+
+def describe(path: Path, calibration: Any, whole: bool = False) -> dict[str, Any]:
+    """One calibration as JSON."""
+    from rwkvedit.recurrent.library import shipped_folder
+
+    shipped = shipped_folder() in path.parents
+    row = {
+        "name": calibration.name, "kind": calibration.kind, "told": calibration.told,
+        "values": list(calibration.values), "start": calibration.start,
+        "created": calibration.created, "model_digest": calibration.model_digest,
+        "tokenizer_digest": calibration.tokenizer_digest, "shipped": shipped, "path": str(path),
+    }
+    if whole:
+        writes = calibration.writes.float()
+        row |= {
+            "layers": writes.shape[1], "heads": writes.shape[2], "head_size": writes.shape[3],
+            "addresses": writes.shape[4], "bytes": path.stat().st_size,
+            "write_norm_by_layer": [round(float(w.norm()), 4) for w in writes.unbind(1)],
+        }
+    return row
+
+
+def perform(
+    loaded: Any, action: str, words: list[str], *, kind: str | None = None,
+    values: str | None = None, entity: str = "", name: str = "", state: Any = None,
+) -> Any:
+    """Do one action and return its document (``state``: fit from a live state, in the chat).
+
+    Raises UsageError for wrong arguments and RwkvEditError when it cannot be done.
+    """
+    from rwkvedit.recurrent.calibrate import fit_kind, fit_pair
+    from rwkvedit.recurrent.library import Library
+    from rwkvedit.recurrent.pairs import read_pair
+
+    library = Library.of(loaded)
+    wanted = {"list": 0, "show": 1, "rm": 1, "export": 2, "import": 1}
+    if action in wanted and len(words) != wanted[action]:
+        forms = {"list": "", "show": "NAME", "rm": "NAME", "export": "NAME FILE", "import": "FILE"}
+        raise UsageError(f"say: calib {action} {forms[action]}".rstrip())
+    if action == "list":
+        return [describe(path, c) for path, c in library.all()]
+    if action == "show":
+        return describe(*library.get(words[0]), whole=True)
+    if action == "rm":
+        return {"removed": str(library.remove(words[0]))}
+    if action == "export":
+        path, calibration = library.get(words[0])
+        target = Path(words[1]).expanduser()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise RwkvEditError(f"cannot write {target}: {error.strerror or error}") from error
+        return {"exported": calibration.name, "path": str(target)}
+    if action == "import":
+        calibration = library.add_file(words[0], loaded)
+        return describe(*library.get(calibration.name))
+    if action != "fit":
+        raise UsageError(f"calib {action}? there are {', '.join(ACTIONS)}")
+    if kind:
+        listed = [v.strip() for v in (values or "").split(",") if v.strip()]
+        if words or len(listed) < 2:
+            raise UsageError("say: calib fit --kind city --values Austin,Chicago,Oslo")
+        calibration = fit_kind(loaded, kind, listed, entity, name=name, state=state)
+    else:
+        if len(words) != 2:
+            raise UsageError(
+                'say: calib fit "Bob lives in Austin" "Bob lives in Chicago", '
+                "or calib fit --kind city --values Austin,Chicago"
+            )
+        calibration = fit_pair(loaded, read_pair(*words), state)
+    if name:
+        from dataclasses import replace
+
+        calibration = replace(calibration, name=name)
+    return describe(library.save(calibration), calibration)
+
+
+def lines(action: str, document: Any) -> list[str]:
+    """The document for a person, a line each."""
+    if action == "list":
+        if not document:
+            return ['no calibrations for this model; fit one: calib fit "old fact" "new fact"']
+        out = []
+        for row in document:
+            values = ", ".join(v.strip() for v in row["values"][:4])
+            more = f" and {len(row['values']) - 4} more" if len(row["values"]) > 4 else ""
+            place = "shipped" if row["shipped"] else "yours"
+            out.append(f"{row['name']}  {row['kind'] or '-'}  {place}  {values}{more}")
+        return out
+    return [f"{key}: {value if not isinstance(value, list) else ', '.join(map(str, value))}"
+            for key, value in document.items()]
+
+
+def main(args: argparse.Namespace) -> int:
+    from rwkvedit.models.catalog import load_model
+
+    loaded = load_model(args.model, args.device, vocab=args.vocab)
+    document = perform(
+        loaded, args.action, args.words, kind=args.kind, values=args.values, entity=args.entity,
+        name=args.name,
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("".join(line + "\n" for line in lines(args.action, document)))
+    return 0
