@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: chat test lint transcripts clean setup setup-test
+.PHONY: chat test lint readme transcripts clean setup setup-test
 
 chat: setup
 	@$(BIN)/rwkvedit chat $(ARGS)
@@ -45,3 +45,6 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+
+readme: setup
+	$(BIN)/python tests/readme.py

@@ -68,7 +68,14 @@ _ALL = (
         {v} is where {E} [lives|live].
         {E's} city is {v}.
         {E} [has|have] a flat in {v}.
-        These days {E} [lives|live] in {v}.""",
+        These days {E} [lives|live] in {v}.
+        {E} settled in {v}.
+        {E} [stays|stay] in {v}.
+        You will find {E} in {v}.
+        {E} [rents|rent] a place in {v}.
+        The city where {E} [lives|live] is {v}.
+        {E} [is|am|are] based in {v}.
+        {v} is home for {E}.""",
         """Where [does|do] {E} live?
         What city [does|do] {E} live in?
         In which city [does|do] {E} live?
@@ -76,7 +83,11 @@ _ALL = (
         Where [is|am|are] {E} living?
         Which city is {E's} home in?
         Do you know where {E} [lives|live]?
-        Tell me where {E} [lives|live].""",
+        Tell me where {E} [lives|live].
+        Which city is home for {E}?
+        What is {E's} city?
+        Where [has|have] {E} settled?
+        Where would I find {E}?""",
         """Right now {E} [lives|live] in {v}.
         {E} [has|have] a home in {v}.""",
         """Which city [does|do] {E} live in?
@@ -95,14 +106,24 @@ _ALL = (
         {E} [is|am|are] {a v} by trade.
         {E} currently [works|work] as {a v}.
         By profession {E} [is|am|are] {a v}.
-        {E} [earns|earn] a living as {a v}.""",
+        {E} [earns|earn] a living as {a v}.
+        {E} [makes|make] a living as {a v}.
+        {E} [is|am|are] employed as {a v}.
+        {E} [spends|spend] the day working as {a v}.
+        The job {E} [has|have] is {a v}.
+        People know {E} as {a v}.
+        {E} trained as {a v}.""",
         """What [does|do] {E} do for work?
         What is {E's} job?
         What [does|do] {E} do for a living?
         What [does|do] {E} work as?
         What work [does|do] {E} do?
         What is {E's} profession?
-        Do you know what {E's} job is?""",
+        Do you know what {E's} job is?
+        What kind of work [does|do] {E} do?
+        What [is|am|are] {E} employed as?
+        How [does|do] {E} earn a living?
+        Which job [does|do] {E} have?""",
         """By trade {E} [is|am|are] {a v}.
         These days {E} [works|work] as {a v}.""",
         """What [is|am|are] {E} by profession?
@@ -120,13 +141,22 @@ _ALL = (
         {E} [keeps|keep] {a v} as a pet.
         {E} [owns|own] a pet {v}.
         The pet that {E} [has|have] is {a v}.
-        {E} [lives|live] with a pet {v}.""",
+        {E} [lives|live] with a pet {v}.
+        {E} adopted {a v}.
+        {E} [takes|take] care of a pet {v}.
+        {E} [feeds|feed] a pet {v} every morning.
+        There is a pet {v} in {E's} house.
+        {E} got a pet {v}.""",
         """What pet [does|do] {E} have?
         What is {E's} pet?
         Which pet [does|do] {E} have?
         What kind of pet [does|do] {E} have?
         What pet [does|do] {E} keep?
-        Do you know what pet {E} [has|have]?""",
+        Do you know what pet {E} [has|have]?
+        What kind of animal [does|do] {E} keep?
+        Which animal is {E's} pet?
+        What pet [lives|live] with {E}?
+        What pet [does|do] {E} own?""",
         """{E} [owns|own] {a v} as a pet.
         At home {E} [has|have] a pet {v}.""",
         """Which pet [does|do] {E} keep?
@@ -143,13 +173,21 @@ _ALL = (
         {E} [drinks|drink] {v} every day.
         The drink {E} [likes|like] best is {v}.
         {E} [drinks|drink] {v}.
-        {v} is {E's} favorite drink.""",
+        {v} is {E's} favorite drink.
+        {E} [prefers|prefer] {v} to any other drink.
+        {E} [orders|order] {v} every time.
+        {E} [enjoys|enjoy] a glass of {v}.
+        What {E} [drinks|drink] is {v}.
+        {E} never [says|say] no to {v}.""",
         """What is {E's} favorite drink?
         What [does|do] {E} like to drink?
         What [does|do] {E} drink?
         Which drink [does|do] {E} like best?
         What drink [does|do] {E} love?
-        Do you know what {E} [drinks|drink]?""",
+        Do you know what {E} [drinks|drink]?
+        What drink [does|do] {E} order?
+        What [does|do] {E} prefer to drink?
+        Which drink [does|do] {E} enjoy?""",
         """{E} [likes|like] drinking {v}.
         Every day {E} [drinks|drink] {v}.""",
         """Which drink is {E's} favorite?
@@ -166,13 +204,21 @@ _ALL = (
         {E} [eats|eat] {v} every day.
         The food {E} [likes|like] best is {v}.
         {E} [eats|eat] {v}.
-        {v} is {E's} favorite food.""",
+        {v} is {E's} favorite food.
+        {E} [prefers|prefer] {v} to any other food.
+        {E} [orders|order] {v} for dinner every time.
+        {E} [enjoys|enjoy] a plate of {v}.
+        What {E} [eats|eat] is {v}.
+        {E} [has|have] {v} for lunch.""",
         """What is {E's} favorite food?
         What [does|do] {E} like to eat?
         What [does|do] {E} eat?
         Which food [does|do] {E} like best?
         What food [does|do] {E} love?
-        Do you know what {E} [eats|eat]?""",
+        Do you know what {E} [eats|eat]?
+        What food [does|do] {E} order?
+        What [does|do] {E} prefer to eat?
+        Which food [does|do] {E} enjoy?""",
         """{E} [likes|like] eating {v}.
         Every day {E} [eats|eat] {v}.""",
         """Which food is {E's} favorite?
@@ -189,12 +235,22 @@ _ALL = (
         {E} [owns|own] {a v+t}.
         {v} is the color of {E's} {t}.
         {E} [has|have] {a t} that {is t} {v}.
-        {E} [wears|wear] {a v+t}.""",
+        {E} [wears|wear] {a v+t}.
+        {E} bought {a v+t}.
+        {E's} {t} always {is t} {v}.
+        {E} put on {a v+t}.
+        {E} [is|am|are] known for {a v+t}.
+        People notice {E's} {v} {t}.
+        The {t} {E} [has|have] {is t} {v}.
+        {E} chose {a v+t}.""",
         """What color {is t} {E's} {t}?
         What is the color of {E's} {t}?
         Which color {is t} {E's} {t}?
         What color of {t} [does|do] {E} have?
-        Do you know what color {E's} {t} {is t}?""",
+        Do you know what color {E's} {t} {is t}?
+        What color of {t} did {E} buy?
+        How [does|do] {E's} {t} look?
+        What color {is t} the {t} of {E}?""",
         """The color that {E's} {t} {has t} is {v}.
         {E} [is|am|are] wearing {a v+t}.""",
         """What color [does|do] {E's} {t} have?
@@ -212,12 +268,18 @@ _ALL = (
         {E} [is|am|are] now {v} years old.
         {E} just turned {v}.
         {E} [is|am|are] {v} years of age.
-        This year {E} turned {v}.""",
+        This year {E} turned {v}.
+        {E} will be {v} until next year.
+        {E} [has|have] lived for {v} years.
+        {E} [celebrates|celebrate] turning {v}.
+        At {v} years old {E} [is|am|are] happy.""",
         """How old [is|am|are] {E}?
         What is {E's} age?
         What age [is|am|are] {E}?
         How many years old [is|am|are] {E}?
-        Do you know how old {E} [is|am|are]?""",
+        Do you know how old {E} [is|am|are]?
+        How many years [has|have] {E} lived?
+        Which age [is|am|are] {E}?""",
         """{E} [is|am|are] currently {v} years old.
         {E} just turned {v} years old.""",
         """Tell me how old {E} [is|am|are].
@@ -233,12 +295,20 @@ _ALL = (
         {E} [gets|get] around in {a v}.
         {E} [drives|drive] {a v} every day.
         The vehicle {E} [drives|drive] is {a v}.
-        {E} [is|am|are] driving {a v}.""",
+        {E} [is|am|are] driving {a v}.
+        {E} [owns|own] {a v} to drive.
+        {E} [travels|travel] by {v}.
+        {E} [takes|take] {a v} to town.
+        You will see {E} in {a v}.
+        {E} parked {a v} outside.""",
         """What [does|do] {E} drive?
         What vehicle [does|do] {E} drive?
         What is {E's} vehicle?
         Which vehicle [does|do] {E} drive?
-        Do you know what {E} [drives|drive]?""",
+        Do you know what {E} [drives|drive]?
+        What [does|do] {E} take to town?
+        What [does|do] {E} get around in?
+        What [does|do] {E} travel by?""",
         """Every day {E} [drives|drive] {a v}.
         {E} currently [drives|drive] {a v}.""",
         """What kind of vehicle [does|do] {E} drive?
@@ -255,12 +325,20 @@ _ALL = (
         In free time {E} [enjoys|enjoy] {v}.
         {E's} favorite hobby is {v}.
         The hobby {E} [likes|like] best is {v}.
-        {v} is {E's} hobby.""",
+        {v} is {E's} hobby.
+        {E} [relaxes|relax] with {v}.
+        {E} [likes|like] {v} a lot.
+        {E} [is|am|are] fond of {v}.
+        When there is time, {E} [does|do] some {v}.
+        {E} [fills|fill] the evenings with {v}.""",
         """What is {E's} hobby?
         What hobby [does|do] {E} have?
         What [does|do] {E} enjoy?
         What [does|do] {E} do in free time?
-        Do you know {E's} hobby?""",
+        Do you know {E's} hobby?
+        What [is|am|are] {E} fond of?
+        How [does|do] {E} relax?
+        What [does|do] {E} like to do?""",
         """On weekends {E} [enjoys|enjoy] {v}.
         The hobby {E} [has|have] is {v}.""",
         """Which hobby [does|do] {E} have?
@@ -277,12 +355,21 @@ _ALL = (
             {{E}} [has|have] a {rel} named {{v}}.
             The name of {{E's}} {rel} is {{v}}.
             {{v}} is {{E's}} {rel}.
-            {{v}} is the name of {{E's}} {rel}.""",
+            {{v}} is the name of {{E's}} {rel}.
+            {{E's}} {rel} goes by {{v}}.
+            People call {{E's}} {rel} {{v}}.
+            {{E's}} {rel} is known as {{v}}.
+            {{E}} [calls|call] the {rel} {{v}}.
+            {{v}} is what {{E's}} {rel} is called.
+            The {rel} of {{E}} is {{v}}.""",
             f"""Who is {{E's}} {rel}?
             What is {{E's}} {rel} called?
             What is the name of {{E's}} {rel}?
             What is {{E's}} {rel}'s name?
-            Do you know who {{E's}} {rel} is?""",
+            Do you know who {{E's}} {rel} is?
+            What do people call {{E's}} {rel}?
+            Who is the {rel} of {{E}}?
+            What does {{E's}} {rel} go by?""",
             f"""{{E}} [has|have] a {rel} and the name is {{v}}.
             {{E's}} {rel} has the name {{v}}.""",
             f"""Tell me who {{E's}} {rel} is.
@@ -300,12 +387,19 @@ _ALL = (
         {E's} birthday comes in {v}.
         {E's} birth month is {v}.
         {v} is {E's} birth month.
-        Every {v} {E} [has|have] a birthday.""",
+        Every {v} {E} [has|have] a birthday.
+        {E} [celebrates|celebrate] in {v}.
+        {E} [gets|get] a year older in {v}.
+        In {v} {E} [has|have] a birthday.
+        {E} [has|have] a birthday party in {v}.""",
         """When is {E's} birthday?
         In which month is {E's} birthday?
         What month is {E's} birthday in?
         When was {E} born?
-        Do you know when {E's} birthday is?""",
+        Do you know when {E's} birthday is?
+        Which month is {E's} birthday in?
+        When [does|do] {E} have a birthday?
+        What is {E's} birth month?""",
         """{E} always [has|have] a birthday in {v}.
         The month of {E's} birthday is {v}.""",
         """In what month is {E's} birthday?
@@ -321,12 +415,20 @@ _ALL = (
         {E} is kept in the {v}.
         I put {E} in the {v}.
         I left {E} in the {v}.
-        I saw {E} in the {v}.""",
+        I saw {E} in the {v}.
+        Look for {E} in the {v}.
+        {E} stands in the {v}.
+        {E} is hidden in the {v}.
+        They keep {E} in the {v}.
+        {E} can be found in the {v}.""",
         """Where is {E}?
         Where can I find {E}?
         Where was {E} left?
         In which place is {E}?
-        Do you know where {E} is?""",
+        Do you know where {E} is?
+        Where should I look for {E}?
+        Where can {E} be found?
+        Which place is {E} in?""",
         """Someone left {E} in the {v}.
         You will find {E} in the {v}.""",
         """Where is {E} kept?
@@ -344,12 +446,17 @@ _ALL = (
         {E's} phone is {v}.
         {E} [has|have] the phone number {v}.
         Call {E} at {v}.
-        {v} is {E's} phone number.""",
+        {v} is {E's} phone number.
+        Reach {E} at {v}.
+        {E} can be reached at {v}.
+        Write down {v} for {E}.""",
         """What is {E's} phone number?
         What number [does|do] {E} have?
         How can I call {E}?
         What is the phone number of {E}?
-        Do you know {E's} phone number?""",
+        Do you know {E's} phone number?
+        At what number can I reach {E}?
+        What is {E's} number?""",
         """The number of {E} is {v}.
         You can phone {E} at {v}.""",
         """Tell me {E's} phone number.
@@ -366,12 +473,22 @@ _ALL = (
         {E} [carries|carry] {a v}.
         {E} got {a v}.
         {E} [possesses|possess] {a v}.
-        {E} [is|am|are] the owner of {a v}.""",
+        {E} [is|am|are] the owner of {a v}.
+        {E} found {a v}.
+        {E} [holds|hold] {a v}.
+        {E} [keeps|keep] {a v}.
+        {E} brought {a v}.
+        {E} [is|am|are] holding {a v}.
+        There is {a v} that {E} [owns|own].
+        {E} picked up {a v}.""",
         """What [does|do] {E} have?
         What [does|do] {E} own?
         What [is|am|are] {E} in possession of?
         Which thing [does|do] {E} have?
-        Do you know what {E} [has|have]?""",
+        Do you know what {E} [has|have]?
+        What [is|am|are] {E} holding?
+        What [does|do] {E} keep?
+        What did {E} bring?""",
         """{E} [is|am|are] carrying {a v}.
         {E} currently [has|have] {a v}.""",
         """What thing [does|do] {E} own?
@@ -388,12 +505,19 @@ _ALL = (
         {E's} first language is {v}.
         The language {E} [speaks|speak] is {v}.
         At home {E} [speaks|speak] {v}.
-        {v} is {E's} language.""",
+        {v} is {E's} language.
+        {E} grew up speaking {v}.
+        {E} [talks|talk] in {v}.
+        {E} [writes|write] in {v}.
+        You can hear {E} speak {v}.
+        {E} learned {v}.""",
         """What language [does|do] {E} speak?
         Which language [does|do] {E} speak?
         What is {E's} language?
         What [does|do] {E} speak?
-        Do you know what language {E} [speaks|speak]?""",
+        Do you know what language {E} [speaks|speak]?
+        In which language [does|do] {E} talk?
+        What language did {E} learn?""",
         """Every day {E} [speaks|speak] {v}.
         {E} currently [speaks|speak] {v}.""",
         """Tell me what language {E} [speaks|speak].
@@ -410,12 +534,18 @@ _ALL = (
         {E} [enjoys|enjoy] playing the {v}.
         The instrument {E} [plays|play] is the {v}.
         {E} always [plays|play] the {v}.
-        {E} [plays|play] the {v} every day.""",
+        {E} [plays|play] the {v} every day.
+        {E} [practices|practice] the {v}.
+        {E} [performs|perform] on the {v}.
+        You can hear {E} play the {v}.
+        {E} learned the {v}.""",
         """What instrument [does|do] {E} play?
         What [does|do] {E} play?
         Which instrument [does|do] {E} play?
         What is {E's} instrument?
-        Do you know what {E} [plays|play]?""",
+        Do you know what {E} [plays|play]?
+        What instrument [does|do] {E} practice?
+        What instrument did {E} learn?""",
         """Every day {E} [plays|play] the {v}.
         {E} [loves|love] playing the {v}.""",
         """Tell me what {E} [plays|play].
@@ -431,12 +561,19 @@ _ALL = (
         {E} [does|do] {v} every week.
         The sport that {E} [loves|love] is {v}.
         For sport {E} [does|do] {v}.
-        {E} [trains|train] for {v}.""",
+        {E} [trains|train] for {v}.
+        {E} [is|am|are] good at {v}.
+        {E} [practices|practice] {v}.
+        {E} [follows|follow] {v}.
+        {E} never [misses|miss] {v}.
+        When it comes to sport, {E} [likes|like] {v}.""",
         """What is {E's} favorite sport?
         Which sport [does|do] {E} like best?
         What sport [does|do] {E} do?
         What is {E's} sport?
-        Do you know {E's} favorite sport?""",
+        Do you know {E's} favorite sport?
+        What sport [is|am|are] {E} good at?
+        What sport [does|do] {E} follow?""",
         """The sport {E} [loves|love] is {v}.
         Every week {E} [does|do] {v}.""",
         """Which sport is {E's} favorite?
@@ -452,13 +589,19 @@ _ALL = (
         {E's} country is {v}.
         The country {E} [comes|come] from is {v}.
         {E's} family is from {v}.
-        {v} is {E's} home country.""",
+        {v} is {E's} home country.
+        The country {E} grew up in is {v}.
+        {E} moved here from {v}.
+        You can tell that {E} [is|am|are] from {v}.
+        {E} left the country {v}.""",
         """Where [does|do] {E} come from?
         What country [does|do] {E} come from?
         Which country [is|am|are] {E} from?
         What is {E's} home country?
         Where [is|am|are] {E} from?
-        Do you know where {E} [comes|come] from?""",
+        Do you know where {E} [comes|come] from?
+        What country was {E} raised in?
+        Which country did {E} leave?""",
         """Originally {E} [comes|come] from {v}.
         {E's} family [comes|come|come] from {v}.""",
         """Which country [does|do] {E} come from?
@@ -474,12 +617,18 @@ _ALL = (
         {E} [likes|like] the color {v}.
         {E} always [likes|like] the color {v}.
         The favorite color of {E} is {v}.
-        The color that {E} [loves|love] is {v}.""",
+        The color that {E} [loves|love] is {v}.
+        {E} [prefers|prefer] the color {v}.
+        Of all colors {E} [likes|like] {v} best.
+        {E} [picks|pick] the color {v} every time.
+        {E} [is|am|are] fond of the color {v}.""",
         """What is {E's} favorite color?
         Which color [does|do] {E} like best?
         What color [does|do] {E} love?
         What color [does|do] {E} like?
-        Do you know {E's} favorite color?""",
+        Do you know {E's} favorite color?
+        Which color [does|do] {E} prefer?
+        What color [does|do] {E} pick?""",
         """The color {E} [loves|love] is {v}.
         {E} really [loves|love] the color {v}.""",
         """Which color is {E's} favorite?
