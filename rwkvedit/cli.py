@@ -22,7 +22,11 @@ from rwkvedit import __version__
 from rwkvedit.errors import RwkvEditError, UsageError
 
 VERBS = ("chat", "run", "replay", "calib", "models", "logits", "train", "bench", "commands")
-VALUED = ("--model", "--device", "--dtype", "--backend", "--vocab", "--threads")
+VALUED = (
+    *("--model", "--device", "--dtype", "--backend", "--vocab", "--threads"),
+    *("--temperature", "--top-p", "--top-k", "--presence", "--frequency", "--seed"),
+    *("--max-tokens", "--system", "--load", "--transcript"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,15 +49,21 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace) -> Any:
     """The model that ``model_options`` describe."""
-    import torch
-
     from rwkvedit.models.catalog import load_model
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise UsageError(f"--threads takes a number from 1 on, not {args.threads}")
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     return load_model(args.model, args.device, args.dtype, args.backend, vocab=args.vocab)
+
+
+def set_threads(count: int | None) -> None:
+    """Limit the CPU threads of a run; None leaves them alone."""
+    if count is None:
+        return
+    if count < 1:
+        raise UsageError(f"--threads takes a number from 1 on, not {count}")
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def build_parser(verb: str | None = None) -> Parser:

@@ -11,12 +11,20 @@ import time
 from typing import Any
 
 from rwkvedit import __version__
+from rwkvedit.cli import set_threads
 from rwkvedit.errors import UnavailableError
 
 BENCHES = {
     "recall": ("rwkvedit.evaluate.recall", "what the model remembers of what it was told"),
     "state": ("rwkvedit.evaluate.runner", "editing methods on the live state"),
     "speed": ("rwkvedit.evaluate.speed", "tokens per second beside the rwkv package"),
+}
+
+COMMON: dict[str, dict[str, Any]] = {
+    "--model": {"default": "embedded", "metavar": "M", "help": "embedded, or a path"},
+    "--device": {"default": None, "metavar": "D", "help": "auto, cpu or cuda"},
+    "--threads": {"type": int, "metavar": "N", "help": "CPU threads"},
+    "--json": {"action": "store_true", "help": "print one JSON document"},
 }
 
 
@@ -30,8 +38,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         else:
             one.set_defaults(missing=where)
         known = {flag for action in one._actions for flag in action.option_strings}
-        if "--json" not in known:
-            one.add_argument("--json", action="store_true", help="print one JSON document")
+        for flag, options in COMMON.items():
+            if flag not in known:
+                one.add_argument(flag, **options)
     return p
 
 
@@ -40,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
 
     if getattr(args, "missing", None):
         raise UnavailableError(f"bench {args.bench} is not part of this build ({args.missing})")
+    set_threads(args.threads)
     began = time.perf_counter()
     document = importlib.import_module(BENCHES[args.bench][0]).run(args)
     about = meta(args, time.perf_counter() - began)
@@ -53,15 +63,18 @@ def main(args: argparse.Namespace) -> int:
 
 
 def meta(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Where the numbers come from; a bench's own ``meta`` fills in what only it knows."""
+    """Where the numbers come from."""
     import torch
 
+    from rwkvedit.models.catalog import load_model
+
+    model = load_model(args.model or "embedded", args.device or "auto").model
     return {
         "version": __version__,
-        "model": str(getattr(args, "model", "embedded")),
-        "model_digest": None,
-        "device": str(getattr(args, "device", "cpu")),
-        "dtype": str(getattr(args, "dtype", None) or "fp32"),
+        "model": str(args.model),
+        "model_digest": model.digest,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "seed": getattr(args, "seed", None),
         "command": shlex.join(["rwkvedit", *sys.argv[1:]]),

@@ -12,7 +12,7 @@ from rwkvedit.repl.result import Block, Fields, Report, Result, Table, Text
 
 
 def number(value: Any) -> str:
-    """A value as a person reads it: three significant decimals, no exponents nearby."""
+    """A value as a person reads it: always with a point if it is a float."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -21,8 +21,6 @@ def number(value: Any) -> str:
         if value != value or value in (float("inf"), float("-inf")):
             return str(value)
         size = abs(value)
-        if size >= 1000:
-            return f"{value:.0f}"
         if size >= 10:
             return f"{value:.1f}"
         if size >= 0.001 or size == 0:
