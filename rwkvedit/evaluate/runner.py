@@ -157,8 +157,11 @@ def measure(
     on_progress: Callable[[int, int], None] | None = None,
     wrong: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """``{"suite", "rows", "worlds", "worlds_counted"}``; ``heard`` gives ``auto`` the controls that
-    a chat session would (the other facts heard), which it may use to choose a method. ``wrong`` collects what was not clean."""
+    """``{"suite", "rows", "worlds", "worlds_counted"}``.
+
+    ``heard`` gives ``auto`` the controls that a chat session would (the other facts heard), which
+    it may use to choose a method. ``wrong`` collects what was not clean.
+    """
     make = find_suite(suite)
     maker = Maker(lexicon, np.random.default_rng([seed, list(SUITES).index(suite)]))
     cases = [make(maker, i) for i in range(worlds)]

@@ -110,7 +110,11 @@ class Library:
 
     def find(self, pair: Pair) -> Calibration | None:
         """The first calibration that tells both of the pair's values, made for this model."""
-        for _, calibration in self.all():
+        for path in self.paths():
+            try:
+                calibration = _read(str(path), path.stat().st_mtime_ns)
+            except RwkvEditError:
+                continue  # a damaged file must not stop an edit; ``calib list`` names it
             mine = (calibration.model_digest, calibration.tokenizer_digest)
             if mine == (self.digest, self.tokenizer_digest) and calibration.holds(pair):
                 return calibration

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError
 from rwkvedit.facts import parse_fact, parse_facts
+from rwkvedit.facts.kinds import article
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.state import State
 
@@ -38,7 +39,7 @@ def _rewrite(text: str, pair: Pair) -> str:
         text = pattern.sub(lambda _m, new=new, lead=lead: lead + new, text)
     if pair.fact is None:
         return text
-    bare_new = pair.fact.with_value(_bare(pair.new)).value
+    bare_new = pair.names[1]
     sentences = re.split(r"(?<=[.!?])(\s+)", text)
     for at, sentence in enumerate(sentences):
         if any(
@@ -48,13 +49,10 @@ def _rewrite(text: str, pair: Pair) -> str:
         ):
             value = re.compile(r"(?<!\w)(an? )?" + re.escape(pair.fact.value) + r"(?!\w)", re.I)
             sentences[at] = value.sub(
-                lambda m: (pair.new.strip() if m.group(1) else bare_new), sentence, count=1
+                lambda m: f"{article(bare_new)} {bare_new}" if m.group(1) else bare_new,
+                sentence, count=1,
             )
     return "".join(sentences)
-
-
-def _bare(value: str) -> str:
-    return re.sub(r"^an? ", "", value.strip())
 
 
 def counterfactual_tokens(loaded: Any, history: Sequence[int], pair: Pair) -> list[int]:
