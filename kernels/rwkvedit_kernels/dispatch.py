@@ -74,7 +74,7 @@ def wkv7(
     ins = (r, w, k, v, a, b)
     backend = backend_for(r.device)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*ins, state)):
-        if backend != "numba":
+        if backend == "ref":
             return wkv7_ref(r, w, k, v, a, b, state, lengths)
         if lengths is not None:
             # a token past a row's end that keeps everything and writes nothing
@@ -82,6 +82,10 @@ def wkv7(
             live = (torch.arange(t, device=r.device) < lengths.unsqueeze(1)).view(-1, t, 1, 1)
             w = torch.where(live, w, torch.ones_like(w))
             k, a = k * live, a * live
+        if backend == "triton":
+            from .wkv7_triton import wkv7_triton_differentiable
+
+            return wkv7_triton_differentiable(r, w, k, v, a, b, state)
         return _differentiable(r, w, k, v, a, b, state)
     if r.shape[1] == 1 and lengths is None:
         y, after = wkv7_step(state, r[:, 0], w[:, 0], k[:, 0], v[:, 0], a[:, 0], b[:, 0])
