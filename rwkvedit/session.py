@@ -191,7 +191,7 @@ class Session:
         said = place.turns[-1]
         open_place = replace(place, state=state, tokens=start.tokens + fed, turns=place.turns[:-1])
         reply, after = self._reply(
-            open_place, logits, said.user, sampler, on_text, cancel, perf_counter() - began
+            open_place, logits, said.user, sampler, on_text, cancel, perf_counter() - began, "more"
         )
         if not reply.tokens:
             note = "the model has nothing to add"
@@ -426,10 +426,14 @@ class Session:
         on_text: Callable[[str], None] | None,
         cancel: Callable[[], bool] | None,
         prefill_s: float,
+        part: str = "whole",
     ) -> tuple[Reply, Place]:
-        """Generate after ``opened`` and close the turn; nothing is committed."""
+        """Generate after ``opened`` and close the turn; nothing is committed.
+
+        A ``whole`` reply begins with one space that is not part of what was said.
+        """
         limit = int(dict(opened.settings)["max_tokens"])
-        lead = _Unindent(on_text)
+        lead = _Unindent(on_text) if part == "whole" and on_text else on_text
         sampler.forget_counts()
         began = perf_counter()
         with deferred() as pressed, torch.no_grad():
@@ -442,13 +446,13 @@ class Session:
                 limit,
                 self.template.stops,
                 self.tokenizer,
-                on_text=lead if on_text else None,
+                on_text=lead,
                 cancel=stop,
             )
             end = self.template.encode_end(self.tokenizer)
             _, state = self._feed(end, made.state)
             interrupted = stop()
-        text = made.text.removeprefix(" ")
+        text = made.text.removeprefix(" ") if part == "whole" else made.text
         notices = ()
         if made.stopped == "length":
             notices = (f"stopped after {limit} tokens; /continue goes on",)
@@ -568,14 +572,12 @@ class Session:
 class _Unindent:
     """Passes text on without the one space that follows ``Assistant:``."""
 
-    def __init__(self, on_text: Callable[[str], None] | None) -> None:
+    def __init__(self, on_text: Callable[[str], None]) -> None:
         self.on_text = on_text
         self.begun = False
 
     def __call__(self, text: str) -> None:
-        if not text or self.on_text is None:
-            return
-        if not self.begun:
+        if text and not self.begun:
             self.begun = True
             text = text.removeprefix(" ")
         if text:

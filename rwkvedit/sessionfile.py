@@ -97,7 +97,7 @@ def _pack(
         "heard": [asdict(fact) for fact in place.heard],
         "turns": [asdict(turn) for turn in place.turns],
         "system": place.system,
-        "settings": dict(place.settings),
+        "settings": [list(pair) for pair in place.settings],
     }
 
 
@@ -126,7 +126,7 @@ def _unpack(book: dict[str, Any], tensors: dict[str, torch.Tensor], session: Any
                 tuple(Fact(**fact) for fact in packed["heard"]),
                 tuple(Turn(**turn) for turn in packed["turns"]),
                 packed["system"],
-                tuple(packed["settings"].items()),
+                tuple((str(name), value) for name, value in packed["settings"]),
             )
         number = int(key)
         entries[number] = Entry(number, about["verb"], about["label"], place, about["when"])
