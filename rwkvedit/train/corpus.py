@@ -269,13 +269,13 @@ class Writer:
         """One question and its answer, of any sort."""
         current = [doc.facts[f.key] for f in told if f.key in doc.facts]
         draw = self.rng.random()
-        if extras and draw < 0.14 * extras:
+        if extras and draw < 0.19 * extras:
             fact = self._untold(told, doc)
             self.user(doc, self.ask(fact))
             doc.add(" I", DECIDES)
             doc.add(fact.unknown()[1:], ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.19 * extras and current:
+        elif extras and draw < 0.23 * extras and current:
             fact = self.pick(current)
             others = [f.value for f in current if f.kind == fact.kind and f.value != fact.value]
             asked = fact.value if self.chance(0.5) else (
@@ -284,7 +284,7 @@ class Writer:
             self.user(doc, fill(KINDS[fact.kind].yes_no, fact.entity, asked, fact.thing))
             self.sentence(doc, fact, " Yes," if asked == fact.value else " No,")
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.22 * extras and current:
+        elif extras and draw < 0.26 * extras and current:
             entity = self.pick(current).entity
             if entity.startswith(("the ", "my ")):
                 return
@@ -292,7 +292,7 @@ class Writer:
             for fact in [f for f in current if f.entity == entity][:3]:
                 self.sentence(doc, fact, decides=ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.25 * extras:
+        elif extras and draw < 0.28 * extras:
             user, reply = self.pick(SMALL_TALK)
             self.user(doc, user)
             self.reply(doc, reply)
