@@ -131,7 +131,7 @@ def with_verb(argv: list[str]) -> list[str]:
         return ["chat", *argv]
     verb = argv[at]
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
         raise UsageError(f"no verb '{verb}': {hint}")
     return [verb, *argv[:at], *argv[at + 1 :]]

@@ -220,7 +220,7 @@ def test_a_state_that_is_not_finite_is_named_and_can_be_undone(told):
 
     bad = told.state.replace(wkv=told.state.wkv * float("nan"))
     told.journal.record("edit", "broken", replace(told.place, state=bad))
-    with pytest.raises(RwkvEditError, match="no longer finite.*undo"):
+    with pytest.raises(RwkvEditError, match=r"no longer finite.*undo"):
         told.say("Where does Bob live?")
     told.undo()
     assert told.ask("Where does Bob live?").text == "Bob lives in Austin."

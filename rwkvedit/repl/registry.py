@@ -139,7 +139,7 @@ class Registry:
         """The command called ``name`` (without its slash), or a UsageError naming the nearest."""
         if name in self.names:
             return self.names[name]
-        near = difflib.get_close_matches(name.lower(), self.names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), self.names, n=1, cutoff=0.6)
         hint = f"did you mean /{near[0]}?" if near else "/help lists them"
         raise UsageError(f"unknown command /{name}: {hint}")
 
@@ -208,7 +208,7 @@ def _take_option(command: Command, line: str, word: Word, values: dict[str, Any]
     option = command.option(name)
     if option is None:
         known = [o.name for o in command.options]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
         raise UsageError(f"/{command.name} has no option {name}: {hint}")
     if option.flag:
@@ -290,7 +290,7 @@ def _bind(command: Command, args: list[Arg], taken: list[str], values: dict[str,
 def _convert(name: str, text: str, kind: Callable[[str], Any], choices: Iterable[str]) -> Any:
     choices = tuple(choices)
     if choices and text not in choices:
-        near = difflib.get_close_matches(text, choices, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(text, choices, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"{name} is one of {', '.join(choices)}, not '{text}'{hint}")
     try:
