@@ -66,6 +66,10 @@ class Workspace:
     ) -> None:
         self.loaded, self.model, self.state, self.pair = loaded, loaded.model, state, pair
         self.lo, self.hi = layers
+        if not bool(torch.isfinite(state.wkv).all()):
+            raise RwkvEditError(
+                "the state holds numbers that are not finite; go back with /undo or /load a good one"
+            )
         self.history, self.calibration = history, calibration
         self.start = state if start is None else start
         self.cancel = cancel

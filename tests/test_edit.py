@@ -1,0 +1,151 @@
+"""Edits of a live state: what they change, what they leave, what they say. Embedded model."""
+
+import json
+
+import pytest
+import torch
+
+from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.models.catalog import load_model
+from rwkvedit.recurrent.edit import apply_edit
+from rwkvedit.recurrent.library import Library
+from rwkvedit.recurrent.oracle import counterfactual_tokens
+from rwkvedit.recurrent.pairs import read_pair
+
+FACTS = ("Bob lives in Austin.", "Alice lives in Paris.", "Carol lives in Dallas.")
+OLD, NEW = "Bob lives in Austin", "Bob lives in Chicago"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def history(loaded):
+    return [t for f in FACTS for t in loaded.template.encode_turn(loaded.tokenizer, f, "Got it.")]
+
+
+@pytest.fixture(scope="module")
+def state(loaded, history):
+    return loaded.model.forward(history)[1]
+
+
+@pytest.fixture(scope="module")
+def nothing_saved(loaded, tmp_path_factory):
+    return Library(loaded.model.digest, loaded.tokenizer.digest, [tmp_path_factory.mktemp("none")])
+
+
+@pytest.fixture(scope="module")
+def edited(loaded, state, nothing_saved):
+    return apply_edit(loaded, state, OLD, NEW, controls=FACTS[1:], library=nothing_saved)
+
+
+def test_an_edit_takes_and_keeps_the_controls(edited):
+    report = edited.report
+    assert report.verdict == "took"
+    assert report.p_old.before > 0.5 > report.p_old.after
+    assert report.p_new.before < 0.5 < report.p_new.after
+    assert [c.fact for c in report.controls] == list(FACTS[1:])
+    assert all(c.kept for c in report.controls)
+    assert report.advice == ""
+
+
+def test_an_edit_touches_only_the_wkv_of_the_range_and_never_its_argument(loaded, state, edited):
+    before = state.clone()
+    again = apply_edit(loaded, state, OLD, NEW).state
+    assert state.equal(before)
+    half = state.n_layer // 2
+    for new in (edited.state, again):
+        assert torch.equal(new.att_x, state.att_x) and torch.equal(new.ffn_x, state.ffn_x)
+        assert torch.equal(new.wkv[:half], state.wkv[:half])
+        assert not torch.equal(new.wkv[half:], state.wkv[half:])
+
+
+def test_the_report_adds_up(state, edited):
+    report = edited.report
+    moved = (edited.state.wkv - state.wkv).double().norm()
+    assert float(moved) == pytest.approx(report.alpha * report.delta_norm, rel=1e-3)
+    assert report.ratio == pytest.approx(float(moved) / report.state_norm, rel=1e-3)
+    assert report.heads == (state.n_layer - state.n_layer // 2) * state.n_head
+    stages = {k: v for k, v in report.ms.items() if k != "total"}
+    assert sum(stages.values()) <= report.ms["total"] * 1.01
+    document = json.loads(json.dumps(report.to_json()))
+    assert set(document) >= {
+        "verb", "method", "ratio", "alpha", "state_norm", "delta_norm", "verdict", "p_old", "p_new",
+        "controls", "ms", "heads", "layers",
+    }
+
+
+def test_a_dry_run_measures_and_changes_nothing(loaded, state):
+    outcome = apply_edit(loaded, state, OLD, NEW, dry_run=True)
+    assert outcome.report.verdict == "dry run"
+    assert outcome.report.outcome == "took"
+    assert outcome.state is state
+
+
+def test_a_fixed_ratio_is_that_share_of_the_state(loaded, state):
+    report = apply_edit(loaded, state, OLD, NEW, method="hyb-u", ratio=0.2).report
+    assert report.alpha * report.delta_norm == pytest.approx(0.2 * report.state_norm, rel=1e-4)
+
+
+def test_a_feeble_edit_says_that_it_did_not_take_and_what_to_try(loaded, state):
+    report = apply_edit(loaded, state, OLD, NEW, ratio=0.001).report
+    assert report.verdict == "did not take"
+    assert report.advice
+
+
+@pytest.mark.parametrize("method", ["uniform", "isolate", "full-r1", "hyb-u", "hyb-uv", "probe"])
+def test_every_method_flips_this_fact(loaded, state, history, method):
+    report = apply_edit(loaded, state, OLD, NEW, method=method, history=history).report
+    assert (report.method, report.verdict) == (method, "took")
+
+
+def test_uniform_over_all_layers_gives_the_replayed_wkv(loaded, state, history):
+    outcome = apply_edit(loaded, state, OLD, NEW, method="uniform", layers="all", history=history)
+    tokens = counterfactual_tokens(loaded, history, read_pair(OLD, NEW))
+    replayed = loaded.model.forward(tokens)[1]
+    assert torch.allclose(outcome.state.wkv, replayed.wkv, rtol=1e-3, atol=1e-3)
+
+
+def test_a_replay_keeps_every_other_turn_and_follows_the_wording(loaded):
+    turns = [("Alice is an actor.", "Got it."), ("Bob is an actor by trade.", "Got it."),
+             ("What does Bob do for work?", "Bob works as an actor.")]
+    history = [
+        t for user, reply in turns
+        for t in loaded.template.encode_turn(loaded.tokenizer, user, reply)
+    ]
+    pair = read_pair("Bob works as an actor", "Bob works as a baker")
+    text = loaded.tokenizer.decode(counterfactual_tokens(loaded, history, pair))
+    assert "Alice is an actor." in text
+    assert "Bob is a baker by trade." in text
+    assert "Assistant: Bob works as a baker." in text
+
+
+def test_replaying_methods_need_the_conversation(loaded, state, history):
+    with pytest.raises(RwkvEditError, match="hyb-u"):
+        apply_edit(loaded, state, OLD, NEW, method="uniform")
+    with pytest.raises(RwkvEditError, match="never says"):
+        apply_edit(loaded, state, "Zed lives in Oslo", "Zed lives in Rome", method="uniform",
+                   history=history)
+
+
+@pytest.mark.parametrize("options", [
+    {"method": "slerp"}, {"ratio": "much"}, {"layers": "9:12"}, {"start": "nowhere"},
+])
+def test_bad_options_are_usage_errors(loaded, state, options):
+    with pytest.raises(UsageError):
+        apply_edit(loaded, state, OLD, NEW, **options)
+
+
+def test_an_interrupted_edit_raises_and_leaves_the_state(loaded, state):
+    before = state.clone()
+    with pytest.raises(RwkvEditError, match="interrupted"):
+        apply_edit(loaded, state, OLD, NEW, cancel=lambda: True)
+    assert state.equal(before)
+
+
+def test_a_damaged_state_is_refused(loaded, state):
+    broken = state.replace(wkv=state.wkv * float("nan"))
+    with pytest.raises(RwkvEditError, match="finite"):
+        apply_edit(loaded, broken, OLD, NEW)

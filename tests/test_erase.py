@@ -1,0 +1,73 @@
+"""Forgetting and nuking on the embedded model: the fact goes, the others stay."""
+
+import pytest
+
+from rwkvedit.errors import UsageError
+from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
+from rwkvedit.models.catalog import load_model
+from rwkvedit.recurrent.erase import apply_forget, apply_nuke, read_fact
+
+FACTS = ("Bob lives in Austin.", "Alice lives in Paris.", "Carol lives in Dallas.")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def state(loaded):
+    tokens = [t for f in FACTS for t in loaded.template.encode_turn(loaded.tokenizer, f, "Got it.")]
+    return loaded.model.forward(tokens)[1]
+
+
+@pytest.mark.parametrize("verb", ["forget", "nuke"])
+def test_an_erased_fact_is_no_longer_told_and_the_others_are(loaded, state, verb):
+    before = state.clone()
+    if verb == "forget":
+        outcome = apply_forget(loaded, state, FACTS[0], "Bob", controls=FACTS[1:])
+    else:
+        outcome = apply_nuke(loaded, state, FACTS[0], controls=FACTS[1:])
+    report = outcome.report
+    assert (report.verb, report.verdict) == (verb, "took")
+    assert report.p_old.after < 0.5 < report.p_old.before
+    assert report.p_new.after > 0.5 > report.p_new.before
+    asked = [loaded.template.encode_user(loaded.tokenizer, f"Where does {who} live?")
+             for who in ("Bob", "Alice", "Carol")]
+    bob, alice, carol = greedy_replies(loaded, outcome.state, asked)
+    assert is_unknown(bob) and says(alice, "Paris") and says(carol, "Dallas")
+    assert state.equal(before)
+
+
+@pytest.mark.parametrize("method", ["project", "entity", "neutral", "placeholder"])
+def test_every_baseline_can_be_asked_for(loaded, state, method):
+    report = apply_forget(loaded, state, FACTS[0], "Bob", method=method, dry_run=True).report
+    assert report.method == method
+    assert report.verdict == "dry run"
+    assert report.p_old.after < report.p_old.before
+
+
+def test_a_fixed_ratio_uses_the_published_baseline(loaded, state):
+    report = apply_forget(loaded, state, FACTS[0], "Bob", ratio=0.5).report
+    assert report.method == "entity"
+    assert report.ratio == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_entity_must_be_the_facts(loaded, state):
+    with pytest.raises(UsageError, match="Carol"):
+        apply_forget(loaded, state, "Bob has a car", "Carol")
+
+
+def test_a_fact_of_one_word_is_refused():
+    with pytest.raises(UsageError, match="whole fact"):
+        read_fact("Bob")
+
+
+def test_a_sentence_no_kind_explains_is_read_by_its_last_word():
+    pair = read_fact("The capital of Zork is Blim")
+    assert (pair.told, pair.old) == ("The capital of Zork is", " Blim")
+
+
+def test_an_unknown_method_is_refused(loaded, state):
+    with pytest.raises(UsageError, match="placeholder"):
+        apply_nuke(loaded, state, FACTS[0], method="fire")

@@ -1,0 +1,49 @@
+"""The strength search: scores in, the least multiple that holds out."""
+
+import pytest
+
+from rwkvedit.recurrent.strength import search_strength
+
+
+def rising(threshold):
+    calls = []
+
+    def evaluate(multiples):
+        calls.append(list(multiples))
+        return [1.0 if m >= threshold else 0.1 for m in multiples]
+
+    return evaluate, calls
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.6, 0.93, 1.4, 3.1])
+def test_the_least_multiple_that_holds_is_close_above_the_threshold(threshold):
+    evaluate, _ = rising(threshold)
+    found = search_strength(evaluate, rounds=3)
+    assert found.held
+    assert threshold <= found.alpha <= threshold * 1.25 + 0.05
+
+
+def test_more_rounds_bisect_closer():
+    coarse = search_strength(rising(1.3)[0], rounds=0).alpha
+    fine = search_strength(rising(1.3)[0], rounds=4).alpha
+    assert 1.3 <= fine < coarse
+
+
+def test_each_round_is_one_batch_and_nothing_is_tried_twice():
+    evaluate, calls = rising(0.8)
+    search_strength(evaluate, rounds=2)
+    flat = [m for call in calls for m in call]
+    assert len(calls) == 3
+    assert len(flat) == len(set(flat))
+
+
+def test_when_nothing_holds_the_best_score_comes_back_unheld():
+    found = search_strength(lambda ms: [0.5 - abs(m - 1.0) / 10 for m in ms])
+    assert not found.held
+    assert found.alpha == 1.0
+
+
+def test_a_nan_score_is_never_chosen():
+    found = search_strength(lambda ms: [float("nan") if m > 1 else 0.3 for m in ms])
+    assert not found.held
+    assert found.alpha <= 1.0
