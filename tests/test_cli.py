@@ -55,7 +55,7 @@ def test_run_prints_one_object_a_line(capsys):
 
 def test_run_reads_a_file_and_joins_lines(tmp_path, capsys):
     path = tmp_path / "lines.txt"
-    path.write_text("Bob lives in \\\nAustin.\n\n/heard\n/quit\n/nonsense\n", encoding="utf-8")
+    path.write_text("Hello.\\\nBob lives in Austin.\n\n/heard\n/quit\n/nonsense\n", encoding="utf-8")
     assert main(["run", str(path), "--json"]) == 0
     found = objects(capsys)
     assert [o["kind"] for o in found] == ["reply", "result", "result"]

@@ -156,10 +156,13 @@ class Recorder:
         self.failure: str | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8", newline="")
-            self._file.write(dump(Transcript(header)))
-            self._file.flush()
+            self._file = path.open("wb", buffering=0)  # nothing is left to flush that could fail
         except OSError as error:
+            raise RwkvEditError(f"cannot record to {path}: {error.strerror}") from None
+        try:
+            self._write(dump(Transcript(header)))
+        except OSError as error:
+            self.close()
             raise RwkvEditError(f"cannot record to {path}: {error.strerror}") from None
 
     def add(self, line: str, output: Sequence[str]) -> str | None:
@@ -167,19 +170,21 @@ class Recorder:
         if self.failure:
             return None
         try:
-            self._file.write(dump_step(Step(line, list(output))))
-            self._file.flush()
+            self._write(dump_step(Step(line, list(output))))
         except OSError as error:
             self.failure = str(error.strerror)
+            self.close()
             return f"the transcript {self.path} ends here: {self.failure}"
         self.steps += 1
         return None
 
     def close(self) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            self.failure = str(error.strerror)
+        self._file.close()
+
+    def _write(self, text: str) -> None:
+        rest = memoryview(text.encode("utf-8", "replace"))
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
 
 
 def _header(rows: list[str], out: Transcript) -> int:
