@@ -28,6 +28,7 @@ def greedy_replies(
     stops = loaded.template.stops
     with torch.no_grad():
         logits, state = loaded.model.forward([list(p) for p in prompts], states)
+        assert isinstance(logits, torch.Tensor)  # (B, V): not full
         for _ in range(max_tokens):
             best = logits.argmax(-1).tolist()
             keep = []

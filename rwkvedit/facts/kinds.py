@@ -650,7 +650,7 @@ def article(word: str) -> str:
 
 def fill(template: str, entity: str, value: str = "", thing: str = "", *,
          capital: bool = True) -> str:
-    """Write out a template. ``entity`` may be ``I`` or ``you``; ``capital`` raises the first letter.
+    """Write out a template. ``entity`` may be ``I`` or ``you``; ``capital`` raises a first letter.
 
     >>> fill("{E} [lives|live] in {v}.", "I", "Oslo")
     'I live in Oslo.'

@@ -215,7 +215,9 @@ HELDOUT: dict[str, tuple[str, ...]] = {
         locket mallet pendulum sundial"""
     ),
     "vehicles": _words("moped snowmobile tricycle roadster rickshaw tanker buggy quad"),
-    "hobbies": _words("origami woodworking calligraphy beekeeping quilting darts genealogy macrame"),
+    "hobbies": _words(
+        "origami woodworking calligraphy beekeeping quilting darts genealogy macrame"
+    ),
     "places": _words("greenhouse vestibule barracks chapel gazebo orchard bunker lobby crypt dock"),
     "languages": _words("Basque Catalan Tagalog Estonian Zulu Maltese Punjabi Mongolian Tamil"),
     "instruments": _words("lute zither sitar piccolo bugle dulcimer cornet lyre"),

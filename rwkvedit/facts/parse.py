@@ -25,7 +25,7 @@ _OPENINGS = re.compile(
 
 @dataclass(frozen=True)
 class Fact:
-    """One parsed fact. ``entity`` is as said (``Bob``, ``I``, ``the key``); ``text`` the sentence."""
+    """One parsed fact. ``entity`` is as said (``Bob``, ``I``, ``the key``), ``text`` all of it."""
 
     kind: str
     entity: str
@@ -102,7 +102,8 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("^" + "".join(out) + r"$", re.IGNORECASE)
 
 
-_NAME = r"(?:(?:the|my|your)\s)?[^\s,.;:!?\"]+(?:\s(?!is\b|are\b|am\b|has\b|have\b)[^\s,.;:!?\"]+){0,3}?"
+_WORD = r"[^\s,.;:!?\"]+"
+_NAME = rf"(?:(?:the|my|your)\s)?{_WORD}(?:\s(?!is\b|are\b|am\b|has\b|have\b){_WORD}){{0,3}}?"
 _VALUE = r"[^,;:!?]+?"
 
 

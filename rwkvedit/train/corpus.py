@@ -39,7 +39,9 @@ ASK_WRAPS = (
     "Please say {}.", "I forgot {}.", "Say {}.", "Can you remember {}?", "Let me know {}.",
     "Please tell me {}.", "I wonder {}.", "Have I told you {}?", "Now say {}.", "Well, {}?",
 )
-ADVERBS = ("now", "still", "often", "usually", "really", "also", "always", "currently", "now only")
+ADVERBS = (
+    "now", "still", "often", "usually", "really", "also", "always", "currently", "now only",
+)
 ASK_ENDS = (" now", " these days", " today", " again", " exactly", " then", " at the moment")
 FORGETS = ("Forget that {}", "Please forget that {}")
 ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
@@ -62,7 +64,8 @@ def fixed_sentences() -> Iterator[str]:
         yield reply
     yield from FILLERS
     yield from FILLER_REPLIES
-    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *ADVERBS, *ASK_ENDS, *FORGETS, *ABOUT, *words._PATTERNS)
+    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *ADVERBS, *ASK_ENDS,
+                *FORGETS, *ABOUT, *words._PATTERNS)
     yield from (*words._ADJECTIVES, *words._NOUNS, *words._VERBS)
     yield "User Assistant Q A Yes No He She They I don't know Okay, Here are some facts: I forgot"
     yield "In fact I made a mistake Let me correct that nothing about anything yet"

@@ -16,7 +16,10 @@ from pathlib import Path
 from rwkvedit.facts import lexicon
 from rwkvedit.facts.kinds import KINDS
 
-PUNCTUATION = ("\n\n", "\n", "'s", ".", ",", "?", "!", ":", "...", " -", "'t", "'m", " \"", "User", "Assistant", "Q", "A")
+PUNCTUATION = (
+    "\n\n", "\n", "'s", ".", ",", "?", "!", ":", "...", " -", "'t", "'m", " \"",
+    "User", "Assistant", "Q", "A",
+)
 
 
 def read_world(path: Path) -> dict[bytes, int]:
@@ -89,7 +92,8 @@ def cut(world: Iterable[bytes], ranked: list[str], n_common: int, n_pieces: int)
         if len(common) >= n_common:
             break
     keep |= set(common[:n_common])
-    short = {token for token in world if re.fullmatch(rb" ?[A-Z]?[a-z]{1,6}|[0-9]{2}| ?[0-9]", token)}
+    piece = re.compile(rb" ?[A-Z]?[a-z]{1,6}|[0-9]{2}| ?[0-9]")
+    short = {token for token in world if piece.fullmatch(token)}
     letters = "abcdefghijklmnopqrstuvwxyz"
     keep |= {f" {c}".encode() for c in letters + letters.upper()}
     keep |= {token for token in short if re.fullmatch(rb"[0-9]{2}| [0-9]", token)}
@@ -103,7 +107,8 @@ def cut(world: Iterable[bytes], ranked: list[str], n_common: int, n_pieces: int)
         for rank, word in enumerate(pool):
             for form in (f" {word}".encode(), f" {word.capitalize()}".encode()):
                 if form not in keep:
-                    usage.update(dict.fromkeys(_segment(form, candidates), 1 if rank > 20000 else 2))
+                    weight = 1 if rank > 20000 else 2
+                    usage.update(dict.fromkeys(_segment(form, candidates), weight))
         pieces = [piece for piece, _ in usage.most_common() if piece not in keep][:size]
         candidates = keep | set(pieces)
     # a token that begins a held-out word whole stays out
