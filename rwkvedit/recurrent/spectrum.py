@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from rwkvedit_kernels.svd import top1
 from torch import Tensor
 
 
@@ -30,11 +31,15 @@ class Triples(NamedTuple):
 def top_triples(delta: Tensor, rank: int = 1) -> Triples:
     """The ``rank`` leading singular triples of each (N, N) matrix of ``delta``.
 
-    Subspace iteration on the Gram matrix raised to the 32nd power, then an exact SVD of the small
-    (N, k + 4) projection (Halko, Martinsson, Tropp 2011, algorithm 4.4). The start block is the
+    One triple comes from the batched kernel; more from subspace iteration on the Gram matrix
+    raised to the 32nd power, then an exact SVD of the small (N, k + 4) projection
+    (Halko, Martinsson, Tropp 2011, algorithm 4.4). The start block is the
     matrix's own longest columns, so that the result does not depend on a seed.
     """
     n = delta.shape[-1]
+    if rank == 1:
+        one = top1(delta)
+        return Triples(one.u[..., None], one.s[..., None], one.v[..., None])
     if rank >= n // 2:
         u, sigma, vt = torch.linalg.svd(delta)
         return Triples(u[..., :rank], sigma[..., :rank], vt[..., :rank, :].transpose(-1, -2))

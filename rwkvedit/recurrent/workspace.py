@@ -68,7 +68,7 @@ class Workspace:
         self.lo, self.hi = layers
         if not bool(torch.isfinite(state.wkv).all()):
             raise RwkvEditError(
-                "the state holds numbers that are not finite; go back with /undo or /load a good one"
+                "the state holds numbers that are not finite; /undo, or /load a good one"
             )
         self.history, self.calibration = history, calibration
         self.start = state if start is None else start
