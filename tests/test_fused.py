@@ -157,11 +157,12 @@ def test_several_python_threads_may_run_at_once(tmp_path: Path) -> None:
         assert torch.equal(found[b], expected[b])
 
 
-def test_bfloat16_weights_compute_in_float32() -> None:
-    tensors = toy_tensors(dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_width_weights_compute_in_float32(dtype: torch.dtype) -> None:
+    tensors = toy_tensors(dtype=dtype)
     half = PackedModel(tensors)
     wide = PackedModel({k: t.float() for k, t in tensors.items()}, torch.float32)
-    assert half.dtype == torch.bfloat16  # nothing is lost, so it is the default
+    assert half.dtype == dtype  # nothing is lost, so it is the default
     assert half.nbytes * 2 == wide.nbytes
     state = (torch.zeros(1, 2, 64), torch.zeros(1, 2, 4, 16, 16), torch.zeros(1, 2, 64))
     for x, y in zip(
@@ -170,7 +171,7 @@ def test_bfloat16_weights_compute_in_float32() -> None:
         assert relative(x, y) < 1e-6
 
 
-def test_weights_that_bfloat16_would_round_stay_float32() -> None:
+def test_weights_that_half_a_word_would_round_stay_float32() -> None:
     assert PackedModel(toy_tensors()).dtype == torch.float32
 
 

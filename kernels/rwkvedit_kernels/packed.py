@@ -45,40 +45,44 @@ def _aligned(count: int, dtype: type) -> np.ndarray:
     return raw[skip : skip + count]
 
 
-def _blocks(matrix: Tensor, k: int, half: bool) -> np.ndarray:
+def _blocks(matrix: Tensor, k: int, dtype: torch.dtype) -> np.ndarray:
     """(outputs, inputs) -> flat packed blocks of 32 outputs; see ``simd`` for the layout."""
     rows, cols = matrix.shape
     padded = matrix.new_zeros(_round_up(rows, COLS), k)
     padded[:rows, :cols] = matrix
-    if half:
+    if dtype == torch.bfloat16:
         bits = padded.to(torch.bfloat16).view(torch.int16).view(-1, 2, COLS // 2, k)
         pairs = bits.permute(0, 3, 2, 1).contiguous()  # low half first: little-endian words
         return pairs.view(torch.int32).flatten().numpy().view(np.uint32)
-    blocks = padded.float().view(-1, COLS, k).transpose(1, 2).contiguous()
-    return blocks.flatten().numpy()
+    blocks = padded.to(dtype).view(-1, COLS, k).transpose(1, 2).contiguous().flatten()
+    return blocks.view(torch.uint16).numpy() if dtype == torch.float16 else blocks.numpy()
 
 
-def _all_bfloat16(weights: Mapping[str, Tensor]) -> bool:
-    return all(
-        t.dtype == torch.bfloat16 or torch.equal(t, t.to(torch.bfloat16).to(t.dtype))
-        for t in weights.values()
-        if t.dim() == 2
-    )
+_STORAGE = {torch.float32: np.float32, torch.bfloat16: np.uint32, torch.float16: np.uint16}
+
+
+def narrowest(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """The smallest of bfloat16, float16 and float32 that holds every matrix exactly."""
+    matrices = [t for t in weights.values() if t.dim() == 2]
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(t.dtype == dtype or torch.equal(t, t.to(dtype).to(t.dtype)) for t in matrices):
+            return dtype
+    return torch.float32
 
 
 class PackedModel:
     """RWKV-7 weights in the layout that ``fused_numba`` streams.
 
-    ``weights`` maps official x070 names to CPU tensors of any float dtype. ``dtype`` float32 or
-    bfloat16 is what the matrices are kept in (vectors and all arithmetic are float32); by default
-    bfloat16 where that loses nothing, because the weights were made in it.
+    ``weights`` maps official x070 names to CPU tensors of any float dtype. ``dtype``
+    float32, bfloat16 or float16 is what the matrices are kept in (vectors and all arithmetic are
+    float32); by default the narrowest that loses nothing.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         if dtype is None:
-            dtype = torch.bfloat16 if _all_bfloat16(weights) else torch.float32
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"packed weights are float32 or bfloat16, not {dtype}")
+            dtype = narrowest(weights)
+        if dtype not in _STORAGE:
+            raise ValueError(f"packed weights are float32, bfloat16 or float16, not {dtype}")
         self.dtype = dtype
         half = dtype == torch.bfloat16
         get = weights.__getitem__
@@ -94,7 +98,7 @@ class PackedModel:
         self._size = 0
 
         def add(matrix: Tensor, k: int) -> int:
-            packed = _blocks(matrix, k, half)
+            packed = _blocks(matrix, k, dtype)
             parts.append(packed)
             self._size += packed.size
             return self._size - packed.size
@@ -154,7 +158,7 @@ class PackedModel:
             small[tail + 2 + i] = get(vector).float()
         self.small = small.flatten().numpy()
 
-        self.matrices = _aligned(self._size, np.uint32 if half else np.float32)
+        self.matrices = _aligned(self._size, _STORAGE[dtype])
         at = 0
         for i, part in enumerate(parts):
             self.matrices[at : at + part.size] = part

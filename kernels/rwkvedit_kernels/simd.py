@@ -5,8 +5,9 @@ matrix product. The tile products here are emitted as LLVM IR over ``<16 x float
 LLVM lowers to whatever the machine has (one AVX-512 register, two AVX2, four NEON).
 
     w        packed weights of 32 output columns: element (j, c) of a K x 32 block.
-             float32: (K, 32). uint32: (K, 16), a pair of bfloat16 in each word,
-             column c in the low half and column c + 16 in the high half
+             float32: (K, 32). uint16: (K, 32), the bits of float16.
+             uint32: (K, 16), a pair of bfloat16 in each word, column c in the low half and
+             column c + 16 in the high half
     x        (rows, ldx) float32 inputs, read one scalar at a time and broadcast
     y        (rows, 32) float32 results, overwritten
 
@@ -36,6 +37,7 @@ _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _VF = ir.VectorType(_F32, LANES)
 _VI = ir.VectorType(_I32, LANES)
+_VH = ir.VectorType(ir.HalfType(), LANES)
 _CONTRACT = ("contract",)  # lets a multiply and an add become one fused instruction
 
 
@@ -59,7 +61,7 @@ def _make_tile(rows: int, unroll: int):
     def tile(typingctx, w, w_at, x, x_at, ldx, k, y, y_at):
         index = types.int64
         signature = types.void(w, index, x, index, index, index, y, index)
-        half_width = w.dtype == types.uint32
+        bfloat16, float16 = w.dtype == types.uint32, w.dtype == types.uint16
 
         def codegen(context, builder, sig, args):
             w_arr, w_off, x_arr, x_off, row_stride, count, y_arr, y_off = args
@@ -93,7 +95,7 @@ def _make_tile(rows: int, unroll: int):
 
             def columns(j):
                 """The two vectors of 16 weights at position j."""
-                if half_width:
+                if bfloat16:
                     at = builder.gep(w_ptr, [builder.mul(j, ir.Constant(_I64, LANES))])
                     pair = load_vector(at, _VI)
                     low = builder.shl(pair, _splat_int(16))
@@ -101,6 +103,13 @@ def _make_tile(rows: int, unroll: int):
                     return builder.bitcast(low, _VF), builder.bitcast(high, _VF)
                 at = builder.gep(w_ptr, [builder.mul(j, ir.Constant(_I64, COLS))])
                 upper = builder.gep(at, [ir.Constant(_I64, LANES)])
+                if float16:
+                    return tuple(
+                        builder.fpext(
+                            builder.load(builder.bitcast(q, _VH.as_pointer()), align=2), _VF
+                        )
+                        for q in (at, upper)
+                    )
                 return load_vector(at, _VF), load_vector(upper, _VF)
 
             start, step = ir.Constant(_I64, 0), ir.Constant(_I64, unroll)

@@ -37,7 +37,7 @@ LN_EPS = 1e-5
 LN_X_EPS = 64e-5  # the same for every head size, as in the official code
 CHUNK = 512  # tokens run at once in a prefill; bounds memory, not results
 
-_PACKED_TYPES = (torch.float32, torch.bfloat16)
+_PACKED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MATRICES = (
     "receptance.weight", "key.weight", "value.weight", "output.weight",
     ".w1", ".w2", ".a1", ".a2", ".v1", ".v2", ".g1", ".g2",
@@ -164,7 +164,7 @@ class RWKV7:
     @cached_property
     def packed(self) -> PackedModel:
         """The weights as the CPU kernel wants them, made on first use."""
-        dtype = self.dtype if self.dtype == torch.bfloat16 else None
+        dtype = None if self.dtype == torch.float32 else self.dtype
         return PackedModel(self.weights, dtype)
 
     def _start(self, state: State | None, batch: int, single: bool) -> State:
