@@ -66,12 +66,12 @@ class Result:
         return out
 
 
-def result(command: str, *blocks: Block, notices: Sequence[str] = (), **data: Any) -> Result:
+def result(command: str, /, *blocks: Block, notices: Sequence[str] = (), **data: Any) -> Result:
     """An ordinary command's result."""
     return Result("result", command, data, tuple(blocks), tuple(notices))
 
 
-def say(command: str, text: str, *, notices: Sequence[str] = (), **data: Any) -> Result:
+def say(command: str, text: str, /, *, notices: Sequence[str] = (), **data: Any) -> Result:
     """A result that is one line of prose."""
     return result(command, Text(text), notices=notices, message=text, **data)
 
