@@ -145,3 +145,14 @@ def test_the_verbs_do_what_they_say(loaded, tmp_path, monkeypatch):
     for action, words in (("show", []), ("fit", ["one"]), ("export", ["zork"])):
         with pytest.raises(UsageError, match="say"):
             calib.perform(loaded, action, words)
+
+
+def test_common_values_of_every_kind_fit_into_a_named_folder(loaded, tmp_path, monkeypatch):
+    from rwkvedit.facts import KINDS
+
+    few = {kind: values[:2] for kind, values in calib.common_values().items()}
+    assert set(few) == set(KINDS)
+    monkeypatch.setattr(calib, "common_values", lambda: {k: few[k] for k in ("city", "age")})
+    rows = calib.perform(loaded, "fit", [], kind="all", to=str(tmp_path))
+    assert [row["name"] for row in rows] == ["city", "age"]
+    assert all(str(tmp_path) in row["path"] for row in rows)

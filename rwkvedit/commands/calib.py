@@ -19,10 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("words", nargs="*", metavar="ARG",
                         help='fit "old" "new"; show/rm NAME; export NAME FILE; import FILE')
-    parser.add_argument("--kind", help="fit many values of one kind of fact (with --values)")
+    parser.add_argument("--kind", help="fit many values of one kind of fact (with --values), "
+                        "or all: some common values of every kind")
     parser.add_argument("--values", help="comma-separated values for --kind")
     parser.add_argument("--entity", default="", help="who the values are told of (default Sam)")
     parser.add_argument("--name", default="", help="the calibration's name")
+    parser.add_argument("--to", metavar="FOLDER",
+                        help="fit into this library folder, not yours (how calibrations/ is made)")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -56,9 +59,26 @@ def describe(path: Path, calibration: Any, whole: bool = False) -> dict[str, Any
     return row
 
 
+#: Values that ship beside the first of each training list: those of the README's session.
+SHOWN = {"cities": ("Austin", "Chicago", "Paris", "London", "Boston", "Dallas", "Berlin", "Oslo")}
+
+
+def common_values(n: int = 8) -> dict[str, list[str]]:
+    """Some common values of every kind of fact: kind -> values."""
+    from rwkvedit.facts import KINDS
+    from rwkvedit.facts.lexicon import TRAIN
+
+    made = {"ages": [str(age) for age in range(20, 60, 5)], "phones": ["2075", "6391", "4410"]}
+    return {
+        name: made.get(kind.slot) or list(SHOWN.get(kind.slot, TRAIN[kind.slot][:n]))
+        for name, kind in KINDS.items()
+    }
+
+
 def perform(
     loaded: Any, action: str, words: list[str], *, kind: str | None = None,
     values: str | None = None, entity: str = "", name: str = "", state: Any = None,
+    to: str | None = None,
 ) -> Any:
     """Do one action and return its document (``state``: fit from a live state, in the chat).
 
@@ -69,6 +89,8 @@ def perform(
     from rwkvedit.recurrent.pairs import read_pair
 
     library = Library.of(loaded)
+    if to is not None:
+        library = Library(loaded.model.digest, loaded.tokenizer.digest, [Path(to)])
     wanted = {"list": 0, "show": 1, "rm": 1, "export": 2, "import": 1}
     if action in wanted and len(words) != wanted[action]:
         forms = {"list": "", "show": "NAME", "rm": "NAME", "export": "NAME FILE", "import": "FILE"}
@@ -93,6 +115,9 @@ def perform(
         return describe(*library.get(calibration.name))
     if action != "fit":
         raise UsageError(f"calib {action}? there are {', '.join(ACTIONS)}")
+    if kind == "all" and not words and not values:
+        fitted = [fit_kind(loaded, k, v, state=state) for k, v in common_values().items()]
+        return [describe(library.save(c), c) for c in fitted]
     if kind:
         listed = [v.strip() for v in (values or "").split(",") if v.strip()]
         if words or len(listed) < 2:
@@ -114,7 +139,7 @@ def perform(
 
 def lines(action: str, document: Any) -> list[str]:
     """The document for a person, a line each."""
-    if action == "list":
+    if isinstance(document, list):
         if not document:
             return ['no calibrations for this model; fit one: calib fit "old fact" "new fact"']
         out = []
@@ -134,7 +159,7 @@ def main(args: argparse.Namespace) -> int:
     loaded = load_model(args.model, args.device, vocab=args.vocab)
     document = perform(
         loaded, args.action, args.words, kind=args.kind, values=args.values, entity=args.entity,
-        name=args.name,
+        name=args.name, to=args.to,
     )
     if args.json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
