@@ -118,7 +118,8 @@ def _run(
     values = min(16, padded)  # keeps S in registers: 16 x 64 floats a program
     ends = lengths if lengths is not None else end.new_zeros(1, dtype=torch.int64)
     grid = (B * H, triton.cdiv(N, values))
-    _forward[grid](
+    launch: Any = _forward
+    launch[grid](
         *ins, state, ends, y, end, kept, T, H, N=N, NP=padded, BV=values,
         HAS_LENGTHS=lengths is not None, KEEP=keep, num_warps=4,
     )  # fmt: skip
@@ -157,7 +158,8 @@ class _Wkv7(torch.autograd.Function):
         B, T, H, N = six[0].shape
         grads = [torch.empty_like(x) for x in six]
         d_state = torch.empty(B, H, N, N, dtype=torch.float32, device=dy.device)
-        _backward[(B * H,)](
+        launch: Any = _backward
+        launch[(B * H,)](
             *six, kept, dy.float().contiguous(), d_end.float().contiguous(), *grads, d_state,
             T, H, N=N, NP=triton.next_power_of_2(N), num_warps=8,
         )  # fmt: skip
