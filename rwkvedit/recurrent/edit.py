@@ -28,7 +28,7 @@ from rwkvedit.recurrent.editreport import (
     EditReport,
 )
 from rwkvedit.recurrent.library import Library
-from rwkvedit.recurrent.methods import AUTO, Method, find_method
+from rwkvedit.recurrent.methods import AUTO, AUTO_SEVERAL, Method, find_method
 from rwkvedit.recurrent.pairs import read_pair
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import TARGET, Strength, search_strength
@@ -102,8 +102,8 @@ def apply_edit(
 ) -> EditOutcome:
     """Change a remembered fact from ``old`` to ``new`` in one conversation's ``state``.
 
-    ``method`` is ``auto`` (hyb-u, then the whole probe, then isolate, until one holds) or a name
-    of :data:`~rwkvedit.recurrent.methods.METHODS`; ``ratio`` is ``auto`` or
+    ``method`` is ``auto`` (hyb-u, the whole probe and isolate, tried until one holds; the probe
+    first when a value takes several tokens) or a name of :data:`~rwkvedit.recurrent.methods.METHODS`; ``ratio`` is ``auto`` or
     ``alpha * ||delta|| / ||state||``; ``start`` where the calibration is told (``auto``: a saved
     one if it matches, else live). ``controls`` are facts that must not move. ``history`` is the
     conversation's tokens, needed by methods that replay. Returns the new State (the same one on a
@@ -114,14 +114,15 @@ def apply_edit(
     pair = read_pair(old, new)
     fixed = parse_ratio(ratio)
     span = layer_range(layers, state.n_layer)
-    names = AUTO if method == "auto" else (find_method(method).name,)
-    if fixed is not None:
-        names = names[:1]
+    if method != "auto":
+        find_method(method)
     calibration, begin, origin = choose_start(loaded, start, pair, library)
     ws = Workspace(
         loaded, state, pair, span, start=begin, history=history, calibration=calibration,
         n_asks=n_asks, cancel=cancel,
     )
+    auto = AUTO_SEVERAL if ws.several and fixed is None else AUTO
+    names = (method,) if method != "auto" else auto if fixed is None else auto[:1]
     checks = make_controls(loaded, controls, pair.fact)
     rows = Rows()
     asked = [(rows.add(ask, ws.said_old), rows.add(ask, ws.said_new)) for ask in ws.asks]
@@ -155,7 +156,8 @@ def apply_edit(
         p_old=Change(_mean(b[0] for b in before), _mean(a[0] for a in best.after)),
         p_new=Change(_mean(b[1] for b in before), _mean(a[1] for a in best.after)),
         controls=best.controls, heads=(ws.hi - ws.lo) * state.n_head, layers=span,
-        advice=_advice(best, before, ws), calibration=origin, question=ws.asks[0].text,
+        advice=_advice(best, before, ws),
+        calibration=origin if find_method(best.method).calibrated else "none", question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
     )
     report = replace(report, ms=clock.total())

@@ -42,6 +42,9 @@ METHODS: dict[str, Method] = {}
 
 #: What the chat's ``auto`` tries, in order, until one holds; the report names the one used.
 AUTO = ("hyb-u", "probe", "isolate")
+#: The same for values of several tokens, whose deltas are of higher rank: the probe whole first
+#: (measured: KL of controls to the oracle .004 nats against hyb-u's .035).
+AUTO_SEVERAL = ("probe", "hyb-u", "isolate")
 
 TOLD = ("told-old", "told-new")
 PROBE = ("probe-old", "probe-new")

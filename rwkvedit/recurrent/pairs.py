@@ -34,6 +34,7 @@ class Pair:
     answer_old: str
     answer_new: str
     unknown: str = ""
+    answer_closing: str = "."
     fact: Fact | None = None
     new_fact: Fact | None = None
 
@@ -97,14 +98,14 @@ def read_pair(old: str, new: str) -> Pair:
             f"the two facts must open with the same words and differ in a value, like {EXAMPLE}"
         )
     answer = " " + told
-    return Pair("", told, left, right, closing, (), answer, left, right)
+    return Pair("", told, left, right, closing, (), answer, left, right, "", closing)
 
 
 def pair_of_facts(before: Fact, after: Fact) -> Pair:
     """A Pair in the plainest telling of the facts' kind (the one the model hears most)."""
     told, left, right, closing = part(before.statement(), after.statement())
-    answer, said_old, said_new, _ = part(before.answer(), after.answer())
+    answer, said_old, said_new, ending = part(before.answer(), after.answer())
     return Pair(
         before.kind, told, left, right, closing, tuple(before.questions()), " " + answer,
-        said_old, said_new, before.unknown(), before, after,
+        said_old, said_new, before.unknown(), ending, before, after,
     )

@@ -78,10 +78,12 @@ class Workspace:
         self.told = loaded.template.encode_user_opening(tok, pair.told)
         self.old, self.new = tok.encode(pair.old), tok.encode(pair.new)
         self.said_old, self.said_new = tok.encode(pair.answer_old), tok.encode(pair.answer_new)
-        if _prefixed(self.said_old, self.said_new):
-            # one value begins the other: what ends it tells them apart
-            stop = tok.encode(".")
+        if self.several:
+            # where a value of several tokens ends must be remembered too ("Cebu", not "Cebue")
+            stop = tok.encode(pair.answer_closing)[:1]
             self.said_old, self.said_new = self.said_old + stop, self.said_new + stop
+            stop = tok.encode(pair.closing)[:1]
+            self.old, self.new = self.old + stop, self.new + stop
         if max(map(len, (self.told, self.old, self.new))) > LONGEST:
             raise UsageError(f"that fact is longer than {LONGEST} tokens; say it shorter")
         questions = pair.questions[:n_asks]
@@ -92,6 +94,11 @@ class Workspace:
     @property
     def layers(self) -> slice:
         return slice(self.lo, self.hi)
+
+    @property
+    def several(self) -> bool:
+        """Does either value take several tokens?"""
+        return max(len(self.said_old), len(self.said_new)) > 1
 
     @property
     def rank(self) -> int:
@@ -159,8 +166,3 @@ class Workspace:
         wkv[:, self.lo : self.hi] += scale[:, None, None, None, None] * delta
         whole = self.state.expand(B)
         return State(whole.att_x, wkv, whole.ffn_x)
-
-
-def _prefixed(a: list[int], b: list[int]) -> bool:
-    short, long = sorted((a, b), key=len)
-    return long[: len(short)] == short
