@@ -55,7 +55,8 @@ def test_run_prints_one_object_a_line(capsys):
 
 def test_run_reads_a_file_and_joins_lines(tmp_path, capsys):
     path = tmp_path / "lines.txt"
-    path.write_text("Hello.\\\nBob lives in Austin.\n\n/heard\n/quit\n/nonsense\n", encoding="utf-8")
+    lines = "Hello.\\\nBob lives in Austin.\n\n/heard\n/quit\n/nonsense\n"
+    path.write_text(lines, encoding="utf-8")
     assert main(["run", str(path), "--json"]) == 0
     found = objects(capsys)
     assert [o["kind"] for o in found] == ["reply", "result", "result"]
@@ -174,3 +175,8 @@ def test_every_verb_has_help(capsys):
             main([verb, "--help"])
         assert done.value.code == 0, verb
         assert capsys.readouterr().out.startswith(f"usage: rwkvedit {verb}")
+
+
+def test_a_system_text_is_fed_and_shown(capsys):
+    assert main(["run", "-c", "/system Be kind.", "-c", "/system"]) == 0
+    assert capsys.readouterr().out == "the system text is set\nBe kind.\n"

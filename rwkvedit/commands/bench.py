@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         renderer.document(document)
         return 0
-    show(renderer, document)
+    show(document)
     return 0
 
 
