@@ -103,7 +103,8 @@ def apply_edit(
     """Change a remembered fact from ``old`` to ``new`` in one conversation's ``state``.
 
     ``method`` is ``auto`` (hyb-u, the whole probe and isolate, tried until one holds; the probe
-    first when a value takes several tokens) or a name of :data:`~rwkvedit.recurrent.methods.METHODS`; ``ratio`` is ``auto`` or
+    first when a value takes several tokens) or a name of
+    :data:`~rwkvedit.recurrent.methods.METHODS`; ``ratio`` is ``auto`` or
     ``alpha * ||delta|| / ||state||``; ``start`` where the calibration is told (``auto``: a saved
     one if it matches, else live). ``controls`` are facts that must not move. ``history`` is the
     conversation's tokens, needed by methods that replay. Returns the new State (the same one on a
@@ -157,7 +158,8 @@ def apply_edit(
         p_new=Change(_mean(b[1] for b in before), _mean(a[1] for a in best.after)),
         controls=best.controls, heads=(ws.hi - ws.lo) * state.n_head, layers=span,
         advice=_advice(best, before, ws),
-        calibration=origin if find_method(best.method).calibrated else "none", question=ws.asks[0].text,
+        calibration=origin if find_method(best.method).calibrated else "none",
+        question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
     )
     report = replace(report, ms=clock.total())
