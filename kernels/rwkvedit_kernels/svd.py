@@ -23,17 +23,18 @@ from torch import Tensor
 
 from .dispatch import backend_for, threads
 from .pool import run_job
-from .simd import COLS, MAX_ROWS, UNROLL, atomic_add, load, store, tile_rows, wait_until
+from .simd import COLS, LANES, MAX_ROWS, UNROLL, atomic_add, load, store, tile_rows, wait_until
 
 TOLERANCE = 1e-5  # |A^T u - s v| / s accepted in float32
-_FIRST_ROUNDS = 8  # plain rounds; a delta of one edit needs two or three
-_SQUARINGS = 5  # then rounds with (A^T A)^32
+_FIRST_ROUNDS = 14  # plain rounds; a delta of rank one needs two, most deltas ten
+_SQUARINGS = 4  # then rounds with (A^T A)^16
 _LAST_ROUNDS = 40
 _CHUNK = 8  # matrices a ticket
 _FAST = {"reassoc", "contract", "nsz"}
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _TINY = np.float32(1e-37)
+_SAFE_LOW, _SAFE_HIGH = np.float32(1e-12), np.float32(1e12)  # sums of squares that need no scaling
 
 
 class Triple(NamedTuple):
@@ -108,7 +109,7 @@ def _top1_torch(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(tiny)[..., None, None]
     start = torch.from_numpy(_starts(a.shape[-1])).to(a)
     x = start.T.expand(a.shape[0], -1, -1)  # (B, N, 2): both starts at once
-    for _ in range(_LAST_ROUNDS // 4):
+    for _ in range(_LAST_ROUNDS // 2):
         x, _ = torch.linalg.qr(power @ x)
     x = gram @ x
     x = x / x.norm(dim=-2, keepdim=True).clamp_min(tiny)
@@ -163,6 +164,14 @@ def _norm(x, n):
 
 
 @njit(nogil=True, fastmath=_FAST)
+def _energy(a, size):
+    total = _ZERO
+    for i in range(size):
+        total += a[i] * a[i]
+    return total
+
+
+@njit(nogil=True, fastmath=_FAST)
 def _round(a, m, n, v, y, z):
     """y = A v and z = A^T y in one pass over the rows of A."""
     for j in range(n):
@@ -181,10 +190,13 @@ def _round(a, m, n, v, y, z):
 def _plain_rounds(a, m, n, v, y, z, rounds):
     """Power iteration from unit v; returns (s, |A^T u - s v| / s), with v's A v left in y.
 
-    Stops early once the residual is well under the tolerance.
+    Stops early once the residual is well under the tolerance, or when the pace at which it
+    shrinks promises nothing in the rounds that are left.
     """
     s, residual = _ZERO, _ONE
-    for _ in range(rounds):
+    goal = np.float32(0.5 * TOLERANCE)
+    for done in range(rounds):
+        before = residual
         _round(a, m, n, v, y, z)
         s = _norm(y, m)
         if not s > _TINY:  # zero, or NaN
@@ -195,8 +207,10 @@ def _plain_rounds(a, m, n, v, y, z, rounds):
             d = z[j] - square * v[j]
             off += d * d
         residual = np.sqrt(off) / square
-        if residual <= np.float32(0.2 * TOLERANCE):
+        if residual <= goal:
             return s, residual
+        if done >= 3 and residual * (residual / before) ** (rounds - done) > goal:
+            break
         length = _norm(z, n)
         for j in range(n):
             v[j] = z[j] / length
@@ -223,44 +237,64 @@ def _product(left, right, n, k, blocks, out, target):
 
 
 @njit(nogil=True, fastmath=_FAST)
+def _pack_columns(source, k, n, pad, blocks, right):
+    """The rows of source (k, n) as blocks of 32 columns, each (pad, 32)."""
+    for blk in range(blocks):
+        many = min(COLS, n - blk * COLS)
+        for i in range(k):
+            for c in range(many):
+                store(right, (blk * pad + i) * COLS + c, load(source, i * n + blk * COLS + c))
+
+
+@njit(nogil=True, fastmath=_FAST)
 def _high_power(a, m, n, left, right, out, power):
     """power (n, n) = (A^T A)^(2^_SQUARINGS), scaled to trace one."""
     blocks = (n + COLS - 1) // COLS
-    for step in range(_SQUARINGS + 1):
-        k = m if step == 0 else n
-        pad = (k + UNROLL - 1) // UNROLL * UNROLL
+    left[:] = _ZERO
+    right[:] = _ZERO
+    pad = (m + UNROLL - 1) // UNROLL * UNROLL
+    for i0 in range(0, m, LANES):  # left (n, pad) = A^T, in squares that stay in cache
+        for j0 in range(0, n, LANES):
+            for i in range(i0, min(i0 + LANES, m)):
+                for j in range(j0, min(j0 + LANES, n)):
+                    store(left, j * pad + i, load(a, i * n + j))
+    _pack_columns(a, m, n, pad, blocks, right)
+    _product(left, right, n, pad, blocks, out, power)
+    pad = (n + UNROLL - 1) // UNROLL * UNROLL
+    if pad != n or m != n:
         left[:] = _ZERO
         right[:] = _ZERO
-        for i in range(k):
-            for j in range(n):
-                t = load(a, i * n + j) if step == 0 else load(power, i * n + j)
-                store(left, j * pad + i, t)
-                store(right, ((j // COLS) * pad + i) * COLS + j % COLS, t)
-        _product(left, right, n, pad, blocks, out, power)
+    for step in range(_SQUARINGS + 1):
         trace = _ZERO
         for j in range(n):
             trace += power[j * n + j]
         scale = _ONE / trace
         for j in range(n * n):
             power[j] *= scale
+        if step < _SQUARINGS:  # symmetric: its rows are its columns
+            for j in range(n):
+                for i in range(n):
+                    store(left, j * pad + i, load(power, j * n + i))
+            _pack_columns(power, n, n, pad, blocks, right)
+            _product(left, right, n, pad, blocks, out, power)
 
 
 @njit(nogil=True, fastmath=_FAST)
 def _power_rounds(power, n, v, z, rounds):
     """v <- normalised power @ v until it stands still."""
     for _ in range(rounds):
-        for j in range(n):
-            z[j] = _ZERO
         for i in range(n):
-            c = v[i]
+            total = _ZERO
             for j in range(n):
-                z[j] += c * load(power, i * n + j)
+                total += load(power, i * n + j) * v[j]
+            z[i] = total
         length = _norm(z, n)
         if not length > _TINY:
             return
         moved = _ZERO
+        inverse = _ONE / length
         for j in range(n):
-            t = z[j] / length
+            t = z[j] * inverse
             d = t - v[j]
             moved += d * d
             v[j] = t
@@ -273,7 +307,7 @@ def _solve(matrices, count, m, n, starts, u, s, v, bad, ctrl, finish):
     size = m * n
     pad = (max(m, n) + UNROLL - 1) // UNROLL * UNROLL
     blocks = (n + COLS - 1) // COLS
-    a = np.empty(size, np.float32)
+    scaled = np.empty(size, np.float32)
     x = np.empty(n, np.float32)
     other = np.empty(n, np.float32)
     y = np.empty(m, np.float32)
@@ -292,27 +326,31 @@ def _solve(matrices, count, m, n, starts, u, s, v, bad, ctrl, finish):
             return
         for index in range(ticket * _CHUNK, min((ticket + 1) * _CHUNK, count)):
             at = index * size
-            largest = _ZERO
-            clean = _ZERO  # stays zero unless something is NaN or infinite
-            for i in range(size):
-                t = abs(load(matrices, at + i))
-                largest = max(largest, t)
-                clean += t * _ZERO
             for j in range(n):
                 v[index * n + j] = _ZERO
             for i in range(m):
                 u[index * m + i] = _ZERO
             u[index * m] = _ONE
             v[index * n] = _ONE
-            s[index] = clean
-            if clean != _ZERO or largest == _ZERO:
-                continue
-            # scaled by its largest entry, nothing overflows when squared
-            energy_ = _ZERO
-            for i in range(size):
-                t = load(matrices, at + i) / largest
-                store(a, i, t)
-                energy_ += t * t
+            a, largest = matrices[at : at + size], _ONE
+            energy_ = _energy(a, size)
+            if not (energy_ > _SAFE_LOW and energy_ < _SAFE_HIGH):
+                # scaled by its largest entry, nothing over- or underflows when squared
+                largest = _ZERO
+                clean = _ZERO  # stays zero unless something is NaN or infinite
+                for i in range(size):
+                    largest = max(largest, abs(a[i]))
+                    clean += a[i] * _ZERO
+                s[index] = clean
+                if clean != _ZERO or largest == _ZERO:
+                    continue
+                if largest < _TINY:
+                    bad[index] = True
+                    continue
+                for i in range(size):
+                    scaled[i] = a[i] / largest
+                a = scaled
+                energy_ = _energy(a, size)
             for j in range(n):
                 x[j] = starts[j]
             length = _norm(x, n)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from rwkvedit_kernels.dispatch import threads
 from rwkvedit_kernels.machine import matmul_rate, read_bandwidth
-from rwkvedit_kernels.packed import PackedModel
 from rwkvedit_kernels.svd import top1
 from torch import Tensor
 
@@ -155,10 +154,13 @@ def _tokens(count: int, vocab: int) -> list[int]:
 def engine_rows(
     size: str, checkpoint: Checkpoint, repeats: int, bandwidth: float, quick: bool = False
 ) -> list[dict[str, Any]]:
-    """prefill-512, decode, decode-bf16 and decode-batch-8 at one size."""
+    """prefill-512, decode, decode-bf16 and decode-batch-8 at one size.
+
+    ``decode`` keeps the weights as the engine does by default, in the narrowest type that holds
+    them exactly (``weights`` names it); ``decode-bf16`` rounds them where it must.
+    """
     cpu = torch.device("cpu")
     single = RWKV7(checkpoint)
-    single.__dict__["packed"] = PackedModel(single.weights, torch.float32)  # whatever is exact
     half = RWKV7(checkpoint, dtype=torch.bfloat16)
     peer = _Peer(checkpoint, cpu, torch.float32)
     vocab = single.config.vocab_size
@@ -191,6 +193,7 @@ def engine_rows(
             _row(
                 task, size, count / seconds, package, peer.name, "tokens/s",
                 fraction_of_bandwidth=read / bandwidth, bytes_per_token=model.packed.nbytes,
+                weights=str(model.packed.dtype).removeprefix("torch."),
             )
         )  # fmt: skip
     total = BATCH * max(2, count // 4) / many
