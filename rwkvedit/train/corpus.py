@@ -188,13 +188,17 @@ class Writer:
         said = fill(template, entity, value, fact.thing)
         if self.chance(0.25):
             if self.chance(0.5):  # any words at all in front: the fact stands whatever comes first
-                words = [self.words.open_word(self.rng, False)
-                         for _ in range(int(self.rng.integers(1, 4)))]
-                lead = " ".join(words) + ("," if self.chance(0.4) else "")
-                return f"{lead[:1].upper()}{lead[1:]} {_inside(said, entity, value)}"
+                lead = self._lead() + ("," if self.chance(0.4) else "")
+                return f"{lead} {_inside(said, entity, value)}"
             wrap = self.pick(TELL_WRAPS)
             return wrap.format(_inside(said, entity, value))
         return said
+
+    def _lead(self) -> str:
+        """One to three words that mean nothing here."""
+        words = [self.words.open_word(self.rng, False)
+                 for _ in range(int(self.rng.integers(1, 4)))]
+        return " ".join(words).capitalize()
 
     def chain(self, first: Fact, second: Fact) -> str:
         """"X lives in A and has a B." from two facts of one owner."""
@@ -260,10 +264,14 @@ class Writer:
 
     def ask(self, fact: Fact) -> str:
         if self.chance(0.25):
-            kind = KINDS[fact.kind]
-            return self.pick(ASK_WRAPS).format(
-                fill(kind.unknown, fact.entity, fact.value, fact.thing, capital=False)[:-1])
+            clause = fill(KINDS[fact.kind].unknown, fact.entity, fact.value, fact.thing,
+                          capital=False)[:-1]
+            if self.chance(0.5):  # any words at all in front
+                return f"{self._lead()} {clause}{self.pick('..?')}"
+            return self.pick(ASK_WRAPS).format(clause)
         asked = fill(self.pick(KINDS[fact.kind].asks), fact.entity, fact.value, fact.thing)
+        if self.chance(0.06):
+            asked = f"{self._lead()}, {asked[:1].lower()}{asked[1:]}"
         if self.chance(0.08) and asked.endswith("?"):
             asked = asked[:-1] + self.pick(ASK_ENDS) + "?"
         return asked
@@ -272,13 +280,13 @@ class Writer:
         """One question and its answer, of any sort."""
         current = [doc.facts[f.key] for f in told if f.key in doc.facts]
         draw = self.rng.random()
-        if extras and draw < 0.19 * extras:
+        if extras and draw < 0.13 * extras:
             fact = self._untold(told, doc)
             self.user(doc, self.ask(fact))
             doc.add(" I", DECIDES)
             doc.add(fact.unknown()[1:], ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.23 * extras and current:
+        elif extras and draw < 0.17 * extras and current:
             fact = self.pick(current)
             others = [f.value for f in current if f.kind == fact.kind and f.value != fact.value]
             asked = fact.value if self.chance(0.5) else (
@@ -287,7 +295,7 @@ class Writer:
             self.user(doc, fill(KINDS[fact.kind].yes_no, fact.entity, asked, fact.thing))
             self.sentence(doc, fact, " Yes," if asked == fact.value else " No,")
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.26 * extras and current:
+        elif extras and draw < 0.2 * extras and current:
             entity = self.pick(current).entity
             if entity.startswith(("the ", "my ")):
                 return
@@ -295,7 +303,7 @@ class Writer:
             for fact in [f for f in current if f.entity == entity][:3]:
                 self.sentence(doc, fact, decides=ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.28 * extras:
+        elif extras and draw < 0.22 * extras:
             user, reply = self.pick(SMALL_TALK)
             self.user(doc, user)
             self.reply(doc, reply)
