@@ -28,8 +28,8 @@ def greedy_replies(
     stops = loaded.template.stops
     with torch.no_grad():
         logits, state = loaded.model.forward([list(p) for p in prompts], states)
-        assert isinstance(logits, torch.Tensor)  # (B, V): not full
         for _ in range(max_tokens):
+            assert isinstance(logits, torch.Tensor)  # (B, V), since not full
             best = logits.argmax(-1).tolist()
             keep = []
             for row, token in enumerate(best):
