@@ -48,6 +48,12 @@ class Attempt:
     controls: tuple
     verdict: str
 
+    @property
+    def damage(self) -> tuple[int, float]:
+        """Controls lost, and how far their probabilities moved together."""
+        lost = sum(not c.kept for c in self.controls)
+        return lost, sum(abs(c.after - c.before) for c in self.controls)
+
 
 def parse_ratio(ratio: str | float) -> float | None:
     """``auto`` as None, a positive number as itself. Raises UsageError for anything else."""
@@ -144,7 +150,7 @@ def apply_edit(
         if attempts[-1].verdict == TOOK:
             break
     order = {TOOK: 0, LEAKED: 1, DID_NOT_TAKE: 2}
-    best = min(attempts, key=lambda a: (order[a.verdict], -a.strength.score))
+    best = min(attempts, key=lambda a: (order[a.verdict], a.damage, -a.strength.score))
     alpha = best.strength.alpha
     final = ws.edited(best.delta, [alpha])[0]
     clock.lap("apply")
