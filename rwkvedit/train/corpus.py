@@ -18,6 +18,18 @@ import numpy as np
 from rwkvedit.facts import KINDS, Fact, fill
 from rwkvedit.facts.kinds import PROPER_SLOTS
 from rwkvedit.models.tokenizer import WorldTokenizer
+from rwkvedit.train.wording import (
+    ADVERBS,
+    ASK_ENDS,
+    ASK_WRAPS,
+    CORRECTIONS,
+    NOUN_WRAPS,
+    TELL_WRAPS,
+    is_heldout,
+    lead,
+    noun_phrases,
+    stray,
+)
 from rwkvedit.train.words import FILLER_REPLIES, FILLERS, SMALL_TALK, Words
 
 VALUE, DECIDES, NAME, ANSWER, TEXT = 1.0, 1.0, 0.5, 0.3, 0.05
@@ -25,26 +37,9 @@ VALUE, DECIDES, NAME, ANSWER, TEXT = 1.0, 1.0, 0.5, 0.3, 0.05
 KEEP = 0.2
 
 ACKS = ("Got it.", "Got it.", "Got it.", "Okay.", "Noted.")
-CORRECTIONS = ("Actually, {}", "No, {}", "Correction: {}", "Sorry, {}", "Wait, {}",
-               "That was wrong. {}", "I was wrong: {}")
-# Wrappings any telling or question may come in, so that an unheard wording is not a strange one.
-TELL_WRAPS = (
-    "I heard that {}", "You should know that {}", "I think that {}", "As you know, {}",
-    "Well, {}", "By the way, {}", "Also, {}", "Today {}", "For now {}", "At the moment {}",
-    "As far as I know {}", "It seems that {}", "Nowadays {}", "It is true that {}", "Lately {}",
-    "They say that {}", "Of course {}", "Listen, {}", "Remember that {}", "This month {}",
-)
-ASK_WRAPS = (
-    "Can you tell me {}?", "Could you say {}?", "Remind me {}.", "I want to know {}.",
-    "Please say {}.", "I forgot {}.", "Say {}.", "Can you remember {}?", "Let me know {}.",
-    "Please tell me {}.", "I wonder {}.", "Have I told you {}?", "Now say {}.", "Well, {}?",
-)
-ADVERBS = (
-    "now", "still", "often", "usually", "really", "also", "always", "currently", "now only",
-)
-ASK_ENDS = (" now", " these days", " today", " again", " exactly", " then", " at the moment")
 FORGETS = ("Forget that {}", "Please forget that {}")
 ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
+OPEN = 0.6  # share of the names and values that come from no list
 STAGES = (
     # until, row lengths with odds, most entities, most facts each, rate of everything but telling
     (0.10, ((96, 1.0),), 3, 1, 0.0),
@@ -64,8 +59,8 @@ def fixed_sentences() -> Iterator[str]:
         yield reply
     yield from FILLERS
     yield from FILLER_REPLIES
-    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *ADVERBS, *ASK_ENDS,
-                *FORGETS, *ABOUT, *words._PATTERNS)
+    yield from (*ACKS, *CORRECTIONS, *TELL_WRAPS, *ASK_WRAPS, *NOUN_WRAPS, *ADVERBS,
+                *ASK_ENDS, *FORGETS, *ABOUT, *words._PATTERNS)
     yield from (*words._ADJECTIVES, *words._NOUNS, *words._VERBS)
     yield "User Assistant Q A Yes No He She They I don't know Okay, Here are some facts: I forgot"
     yield "In fact I made a mistake Let me correct that nothing about anything yet"
@@ -112,14 +107,14 @@ class Writer:
     def _entities(self, n: int) -> list[str]:
         chosen: list[str] = []
         surname_world = n >= 2 and self.chance(0.12)
-        first = self.words.name(self.rng, 0.5)
+        first = self.words.name(self.rng, OPEN)
         while len(chosen) < n:
             if surname_world and len(chosen) < 2:
                 name = f"{first} {self.words.name(self.rng, 0.3)}"
             elif self.chance(0.06):
-                name = f"{self.words.name(self.rng, 0.5)} {self.words.name(self.rng, 0.5)}"
+                name = f"{self.words.name(self.rng, OPEN)} {self.words.name(self.rng, OPEN)}"
             else:
-                name = self.words.name(self.rng, 0.5)
+                name = self.words.name(self.rng, OPEN)
             if name not in chosen:
                 chosen.append(name)
         if self.chance(0.15):
@@ -134,7 +129,7 @@ class Writer:
             if thing == "hair" and self.chance(0.5):
                 thing = "hat"
         for _ in range(20):
-            value = self.words.value(kind.slot, self.rng, 0.5)
+            value = self.words.value(kind.slot, self.rng, OPEN)
             if value not in taken or self.chance(0.05):
                 break
         taken.add(value)
@@ -173,6 +168,12 @@ class Writer:
     # -- sentences ------------------------------------------------------------------------------
 
     def tell(self, fact: Fact, pronoun: str = "") -> str:
+        while True:
+            said = self._any_tell(fact, pronoun)
+            if not is_heldout(said, fact.kind):
+                return said
+
+    def _any_tell(self, fact: Fact, pronoun: str) -> str:
         kind = KINDS[fact.kind]
         tells = [t for t in kind.tells
                  if kind.slot in PROPER_SLOTS or not t.startswith("{v}")]
@@ -186,19 +187,18 @@ class Writer:
         if template.startswith("{E} [") and "|am|" not in template and self.chance(0.1):
             template = template.replace("{E} ", "{E} " + self.pick(ADVERBS) + " ", 1)
         said = fill(template, entity, value, fact.thing)
+        if self.chance(0.15):
+            said = self._stray(said, fact)
         if self.chance(0.25):
             if self.chance(0.5):  # any words at all in front: the fact stands whatever comes first
-                lead = self._lead() + ("," if self.chance(0.4) else "")
-                return f"{lead} {_inside(said, entity, value)}"
+                before = lead(self.words, self.rng) + self.pick(("", "", ",", ":"))
+                return f"{before} {_inside(said, entity, value)}"
             wrap = self.pick(TELL_WRAPS)
             return wrap.format(_inside(said, entity, value))
         return said
 
-    def _lead(self) -> str:
-        """One to three words that mean nothing here."""
-        words = [self.words.open_word(self.rng, False)
-                 for _ in range(int(self.rng.integers(1, 4)))]
-        return " ".join(words).capitalize()
+    def _stray(self, said: str, fact: Fact) -> str:
+        return stray(said, fact.kind, (fact.entity, fact.value, fact.thing), self.words, self.rng)
 
     def chain(self, first: Fact, second: Fact) -> str:
         """"X lives in A and has a B." from two facts of one owner."""
@@ -216,7 +216,12 @@ class Writer:
         if kind.changes and self.chance(0.3):
             return fill(self.pick(kind.changes), fact.entity, fact.value, fact.thing)
         told = self.tell(fact)
+        draw = self.rng.random()
+        if draw < 0.1:  # the newer telling counts, marked or not
+            return told
         opening = self.pick(CORRECTIONS)
+        if draw < 0.45:
+            opening = lead(self.words, self.rng) + self.pick((", {}", ": {}", ". {}", " {}"))
         if not told.startswith(fact.entity):
             told = told if ". {}" in opening else _inside(told, fact.entity, fact.value)
         return opening.format(told)
@@ -263,15 +268,30 @@ class Writer:
             self.reply(doc, self.pick(ACKS), 0.1)
 
     def ask(self, fact: Fact) -> str:
+        while True:
+            asked = self._plain_ask(fact)
+            if self.chance(0.25):
+                asked = self._stray(asked, fact)
+            if not is_heldout(asked, fact.kind):
+                return asked
+
+    def _plain_ask(self, fact: Fact) -> str:
+        kind = KINDS[fact.kind]
         if self.chance(0.25):
-            clause = fill(KINDS[fact.kind].unknown, fact.entity, fact.value, fact.thing,
-                          capital=False)[:-1]
+            clause = fill(kind.unknown, fact.entity, fact.value, fact.thing, capital=False)[:-1]
             if self.chance(0.5):  # any words at all in front
-                return f"{self._lead()} {clause}{self.pick('..?')}"
+                return f"{lead(self.words, self.rng)} {clause}{self.pick('..?')}"
             return self.pick(ASK_WRAPS).format(clause)
-        asked = fill(self.pick(KINDS[fact.kind].asks), fact.entity, fact.value, fact.thing)
+        nouns = noun_phrases(fact.kind)
+        if nouns and self.chance(0.15):
+            noun = fill(self.pick(nouns), fact.entity, capital=False)
+            if self.chance(0.4):
+                return f"{lead(self.words, self.rng)} {noun}{self.pick('..?')}"
+            asked = self.pick(NOUN_WRAPS).format(noun)
+            return asked[:1].upper() + asked[1:]
+        asked = fill(self.pick(kind.asks), fact.entity, fact.value, fact.thing)
         if self.chance(0.06):
-            asked = f"{self._lead()}, {asked[:1].lower()}{asked[1:]}"
+            asked = f"{lead(self.words, self.rng)}, {asked[:1].lower()}{asked[1:]}"
         if self.chance(0.08) and asked.endswith("?"):
             asked = asked[:-1] + self.pick(ASK_ENDS) + "?"
         return asked
@@ -318,7 +338,7 @@ class Writer:
         kinds_told = list({f.kind for f in told})
         for _ in range(30):
             stranger = self.chance(0.5)
-            entity = self.words.name(self.rng, 0.5) if stranger else self.pick(people)
+            entity = self.words.name(self.rng, OPEN) if stranger else self.pick(people)
             kind = self.pick(kinds_told) if self.chance(0.6) else self._draw_kinds(1)[0]
             if KINDS[kind].subject == "object":
                 entity = "the " + self.words.value("objects", self.rng, 0.2)
@@ -388,6 +408,9 @@ class Writer:
         self.user(doc, self.correction(new))
         doc.facts[key] = new
         self.acknowledge(doc, new)
+        if self.chance(0.5):
+            self.user(doc, self.ask(new))
+            self.answer(doc, new)
 
     def chat(self, n_entities: int, n_facts: int, extras: float, budget: int) -> Document:
         """A chat: facts told, small talk, corrections, questions; about ``budget`` tokens."""
@@ -401,8 +424,8 @@ class Writer:
                 if doc.facts:
                     self._revise(doc, facts)
         pause = 0
-        if extras and self.chance(0.3 if budget > 400 else 0.12):
-            pause = int(self.rng.integers(0, max(budget - 150 - _length(doc), 1)))
+        if extras and self.chance(0.6 if budget > 400 else 0.12):
+            pause = int(self.rng.integers(0, max(budget - 100 - _length(doc), 1)))
             stop = _length(doc) + pause
             while _length(doc) < stop:
                 self.small_talk(doc)
@@ -463,8 +486,10 @@ class Writer:
         long = budget >= 1000 or (budget >= 400 and self.chance(0.3))
         n = int(self.rng.integers(1, most_entities + 1))
         k = int(self.rng.integers(1, most_facts + 1))
+        if extras and self.chance(0.3):  # a chat of one or two facts, the commonest there is
+            n, k = int(self.rng.integers(1, 4)), 1
         if n >= 5:
-            k = min(k, 2)
+            k = min(k, 2) if self.chance(0.5) else min(most_facts, 2)
         draw = self.rng.random()
         if extras and draw < 0.07:
             return self.narrative(min(n, 4), min(k, 2))

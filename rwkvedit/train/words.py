@@ -61,6 +61,8 @@ _NOUNS = ("house road tree river story table window city market letter train son
           "garden machine computer window paper picture morning question answer company family "
           "team player student village mountain island ship plan idea door wall field street "
           "king number office church book").split()
+_SMALL = ("the a of in at and to was had for on by from over it this that some we there were with "
+          "very not all then more").split()
 _VERBS = "found moved saw left followed built held reached opened covered changed helped".split()
 
 
@@ -101,10 +103,10 @@ class Words:
         )
 
     def open_word(self, rng: np.random.Generator, capital: bool) -> str:
-        """Any word: one token (40%), several tokens (45%), invented (15%)."""
+        """Any word: one token (30%), several tokens (55%), invented (15%)."""
         draw, case = rng.random(), "cap" if capital else "low"
         if draw < 0.85:
-            pool = self._pools[case + ("1" if draw < 0.4 else "n")]
+            pool = self._pools[case + ("1" if draw < 0.3 else "n")]
             return pool[int(rng.integers(len(pool)))]
         word = self.invented(rng)
         return word.capitalize() if capital else word
@@ -129,15 +131,22 @@ class Words:
 
     def filler(self, rng: np.random.Generator) -> str:
         """One sentence that tells nothing about anyone."""
-        if rng.random() < 0.4:
+        draw = rng.random()
+        if draw < 0.35:  # any words in any order
+            said = [_SMALL[int(rng.integers(len(_SMALL)))] if rng.random() < 0.5
+                    else self.open_word(rng, rng.random() < 0.1)
+                    for _ in range(int(rng.integers(4, 10)))]
+            text = " ".join(said)
+            return text[:1].upper() + text[1:] + "."
+        if draw < 0.6:
             return FILLERS[int(rng.integers(len(FILLERS)))]
         pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))]
         pools = {"j": _ADJECTIVES, "n": _NOUNS, "v": _VERBS}
 
-        def draw(match: re.Match[str]) -> str:
+        def choose(match: re.Match[str]) -> str:
             slot = match.group(1)
             if slot == "n" and rng.random() < 0.25:
                 return self.open_word(rng, False)
             return pools[slot][int(rng.integers(len(pools[slot])))]
 
-        return re.sub(r"\{([jnv])\}", draw, pattern)
+        return re.sub(r"\{([jnv])\}", choose, pattern)
