@@ -131,7 +131,7 @@ def test_replaying_methods_need_the_conversation(loaded, state, history):
 
 
 @pytest.mark.parametrize("options", [
-    {"method": "slerp"}, {"ratio": "much"}, {"layers": "9:12"}, {"start": "nowhere"},
+    {"method": "magic"}, {"ratio": "much"}, {"layers": "9:12"}, {"start": "nowhere"},
 ])
 def test_bad_options_are_usage_errors(loaded, state, options):
     with pytest.raises(UsageError):

@@ -88,7 +88,7 @@ def test_every_method_is_documented_and_an_unknown_one_is_named():
     assert {"uniform", "isolate", "full-r1", "hyb-u", "hyb-uv"} <= set(METHODS)
     assert all(m.summary for m in METHODS.values())
     with pytest.raises(UsageError, match="hyb-u"):
-        find_method("slerp")
+        find_method("magic")
 
 
 @settings(max_examples=25, deadline=None)

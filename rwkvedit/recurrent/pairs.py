@@ -6,6 +6,7 @@ new `` Chicago``, closing ``.``, with the questions that ask for it and the assi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rwkvedit.errors import UsageError
@@ -47,6 +48,17 @@ class Pair:
 
     def statement(self, value: str) -> str:
         return f"{self.told}{value}{self.closing}"
+
+    @property
+    def fragment(self) -> str:
+        """``told`` without whom it is about: ``lives in``; its first word when that is not known.
+
+        A single word stays: there is nothing else to say before the value.
+        """
+        who = re.escape(self.fact.entity if self.fact is not None else self.told.split(" ")[0])
+        own = {"I": "|my", "you": "|your"}.get(who, "")
+        words = re.sub(rf"(?i)(?<!\w)(?:{who}(?:'s)?{own})(?!\w)\s*", "", self.told, count=1)
+        return words.strip() or self.told
 
 
 def _clean(text: str, what: str) -> str:

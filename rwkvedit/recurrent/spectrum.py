@@ -60,6 +60,21 @@ def top_triples(delta: Tensor, rank: int = 1) -> Triples:
     return Triples(u[..., :rank], sigma[..., :rank], v[..., :rank])
 
 
+def truncated(delta: Tensor, rank: int) -> Tensor:
+    """The best rank-``rank`` approximation of each matrix (Eckart, Young 1936), (*lead, N, N)."""
+    return top_triples(delta, rank).matrix()
+
+
+def dominance(delta: Tensor) -> Tensor:
+    """``sigma1 / sum_i sigma_i`` (*lead,): 1 for a rank-1 matrix, 1/N for a multiple of a rotation.
+
+    A matrix of zeros has 0.
+    """
+    sigma = torch.linalg.svdvals(delta)  # (*lead, N)
+    total = sigma.sum(-1)
+    return torch.where(total > 0, sigma[..., 0] / total.clamp_min(1e-30), 0.0)
+
+
 def rotate_onto(u: Tensor, reference: Tensor) -> Tensor:
     """The orthogonal R (*lead, k, k) that best turns ``u`` onto ``reference``: polar of u.T @ ref.
 

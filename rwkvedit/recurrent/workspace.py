@@ -3,9 +3,14 @@
 The calibration's tellings, the probe's branches and the questions asked before the edit share one
 batched forward. Knows no method; a method names the rows it needs and reads their ``wkv``.
 
-Row names: ``told-old/new`` (the fact told as an acknowledged turn, from the calibration's start),
-``alone-old/new`` (the same from a fresh state), ``probe-old/new`` (in the live state, a user's turn
-opened and the fact's words spoken up to the value, then the value's tokens).
+Row names, each with ``-old`` and ``-new``:
+
+    told    the fact told as an acknowledged turn, from the calibration's start
+    alone   the same from a fresh state
+    bare    the sentence by itself, outside any turn, from a fresh state
+    free    its words around the value without whom they are about ("lives in Austin"), fresh
+    token   a user's turn opened and the words spoken up to the value, then its tokens, fresh
+    probe   the same in the live state
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from torch import Tensor
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks
 from rwkvedit.recurrent.calibrate import Calibration, told_turn
+from rwkvedit.recurrent.hooks import Record
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.spectrum import Triples, top_triples
 from rwkvedit.recurrent.state import State
@@ -71,6 +77,7 @@ class Workspace:
                 "the state holds numbers that are not finite; /undo, or /load a good one"
             )
         self.history, self.calibration = history, calibration
+        self.fresh: State = self.model.zero_state()
         self.start = state if start is None else start
         self.cancel = cancel
         self.forwards = self.decodes = 0
@@ -122,10 +129,14 @@ class Workspace:
         """Tokens and start state of a named row."""
         what, _, which = name.partition("-")
         value = {"old": self.pair.old, "new": self.pair.new}[which]
-        if what == "probe":
-            return self.told + {"old": self.old, "new": self.new}[which], self.state
+        if what in ("probe", "token"):
+            spoken = self.told + {"old": self.old, "new": self.new}[which]
+            return spoken, self.state if what == "probe" else self.fresh
+        if what in ("bare", "free"):
+            words = self.pair.statement(value) if what == "bare" else self.pair.fragment + value
+            return self.loaded.tokenizer.encode(words), self.fresh
         turn = told_turn(self.loaded, self.pair.statement(value))
-        return turn, self.model.zero_state() if what == "alone" else self.start
+        return turn, self.fresh if what == "alone" else self.start
 
     def gather(self, names: Sequence[str], rows: Rows | None = None) -> list[Reading]:
         """Run the named rows that are still missing, and ``rows`` from the live state, together."""
@@ -141,6 +152,24 @@ class Workspace:
         for at, name in enumerate(missing):
             self._wkv[name] = after.wkv[at, self.lo : self.hi]
         return rows.read(logits[len(missing):]) if rows is not None else []
+
+    def receptances(self) -> Tensor:
+        """``r`` of every ask where it reads the value's first token, (asks, l, H, N).
+
+        One counted forward of the asks from the live state. Raises UsageError on a backend without
+        hooks.
+        """
+        names = [f"blocks.{i}.att.r" for i in range(self.lo, self.hi)]
+        record = Record(names)
+        rows = [list(ask.tokens) for ask in self.asks]
+        self.check()
+        self.forwards += 1
+        self.decodes += sum(map(len, rows))
+        with torch.no_grad():
+            self.model.forward(rows, self.state, hooks=record.hooks)
+        last = [len(row) - 1 for row in rows]
+        return torch.stack(
+            [torch.stack([record[n][at, t] for n in names]) for at, t in enumerate(last)])
 
     def delta(self, what: str) -> Tensor:
         """``wkv(what-new) - wkv(what-old)`` over the edited layers, (l, H, N, N)."""

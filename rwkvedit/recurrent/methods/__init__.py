@@ -4,7 +4,14 @@ All deltas are (l, H, N, N) over the edited layers, axes (layer, head, value, ke
 ``wkv + alpha * delta``. A new method is a function under ``@method`` in one of these modules.
 """
 
-from rwkvedit.recurrent.methods import hybrid, isolated, replayed  # isort: skip
+from rwkvedit.recurrent.methods import (  # isort: skip
+    hybrid,
+    isolated,
+    replayed,
+    donorless,
+    projected,
+    baselines,
+)
 from rwkvedit.recurrent.methods.registry import (
     AUTO,
     AUTO_SEVERAL,
@@ -12,6 +19,7 @@ from rwkvedit.recurrent.methods.registry import (
     Method,
     find_method,
     method,
+    offered,
 )
 
 __all__ = [
@@ -19,9 +27,13 @@ __all__ = [
     "AUTO_SEVERAL",
     "METHODS",
     "Method",
+    "baselines",
+    "donorless",
     "find_method",
     "hybrid",
     "isolated",
     "method",
+    "offered",
+    "projected",
     "replayed",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rwkvedit.recurrent.methods.registry import method
+from rwkvedit.recurrent.methods.registry import method, published
 from rwkvedit.recurrent.spectrum import rotate_onto
 from rwkvedit.recurrent.workspace import Workspace
 
@@ -12,7 +12,7 @@ TOLD = ("told-old", "told-new")
 PROBE = ("probe-old", "probe-new")
 
 
-@method("hyb-u", *TOLD, *PROBE, calibrated=True)
+@method("hyb-u", *TOLD, *PROBE, calibrated=True, source=published("hybrid-edit.cpp", "HYB-U"))
 def hyb_u(ws: Workspace) -> Tensor:
     """Value directions from the calibration, addresses and strengths from the live probe.
 
@@ -31,7 +31,7 @@ def hyb_u(ws: Workspace) -> Tensor:
     return (u * online.sigma[..., None, :k]) @ online.v[..., :k].transpose(-1, -2)
 
 
-@method("hyb-uv", *TOLD, *PROBE, calibrated=True)
+@method("hyb-uv", *TOLD, *PROBE, calibrated=True, source=published("hybrid-edit.cpp", "HYB-UV"))
 def hyb_uv(ws: Workspace) -> Tensor:
     """As hyb-u with the strengths, too, from the calibration: only the addresses are online.
 
@@ -44,10 +44,29 @@ def hyb_uv(ws: Workspace) -> Tensor:
     return (u * offline.sigma[..., None, :k]) @ v.transpose(-1, -2)
 
 
-@method("probe", *PROBE)
+@method("probe", *PROBE, source="ours: ONLINE at full rank, told as a chat tells it")
 def probe(ws: Workspace) -> Tensor:
     """The whole difference of the live probe's two branches; no calibration.
 
     ``delta = wkv(live + told words + new) - wkv(live + told words + old)``.
     """
     return ws.delta("probe")
+
+
+@method("online", *PROBE, source=published("hybrid-edit.cpp", "ONLINE"))
+def online(ws: Workspace) -> Tensor:
+    """The probe's rank-1 part alone: values, too, as the live state writes them.
+
+    ``delta = sigma1 u1 v1^T`` of probe's delta, per head.
+    """
+    return ws.triples("probe", 1).matrix()
+
+
+@method("token", "token-old", "token-new", source=published("token-delta.cpp", "token-level delta"))
+def token(ws: Workspace) -> Tensor:
+    """What the value's own tokens write, told from a fresh state up to the value and no further.
+
+    With S the state before the value's first token, ``delta = (S_new - S) - (S_old - S)``; S
+    drops out. Neither what follows the value nor the conversation has a part in it.
+    """
+    return ws.delta("token")
