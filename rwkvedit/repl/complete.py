@@ -78,6 +78,12 @@ def _settings(ctx: Any, partial: str) -> list[str]:
     return sorted(ctx.session.settings)
 
 
+def _methods(ctx: Any, partial: str) -> list[str]:
+    from rwkvedit.recurrent.methods import offered
+
+    return list(offered())
+
+
 def _commands(ctx: Any, partial: str) -> list[str]:
     return sorted(ctx.registry.names)
 
@@ -114,6 +120,7 @@ SOURCES: dict[str, Callable[[Any, str], list[str]]] = {
     "branch": _branches,
     "setting": _settings,
     "command": _commands,
+    "method": _methods,
     "calibration": _calibrations,
     "session": _sessions,
     "file": _files,
