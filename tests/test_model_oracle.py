@@ -11,7 +11,9 @@ from toy_models import save_toy, toy_tensors
 from rwkvedit.errors import UsageError
 from rwkvedit.models.catalog import load_model
 from rwkvedit.recurrent.checkpoint import load_checkpoint
+from rwkvedit.recurrent.hooks import Hooks
 from rwkvedit.recurrent.model import RWKV7
+from rwkvedit.recurrent.reading import read_addresses
 from rwkvedit.recurrent.rwkv_backend import RwkvPackage
 from rwkvedit.recurrent.state import State
 
@@ -203,3 +205,34 @@ def test_bad_tokens_and_states_are_one_line_errors(pairs) -> None:
         ours.forward([[1], [2]], ours.zero_state(3))
     with pytest.raises(UsageError, match="another shape"):
         ours.forward([1], pairs(64, 16, 1)[0].zero_state())
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_tails_are_the_last_rows_of_full(pairs, hooked):
+    ours, theirs = pairs(64, 16, 1)
+    prompts = [tokens(n, 300, n) for n in (5, 9, 1)]
+    hooks = Hooks({"blocks.0.att.out": lambda x: None}) if hooked else None
+    whole, after = ours.forward(prompts, full=True, hooks=hooks)
+    tails, again = ours.forward(prompts, tails=[2, 9, 1], hooks=hooks)
+    for want, got, n in zip(whole, tails, (2, 9, 1), strict=True):
+        assert got.shape[0] == n
+        assert far(got, want[len(want) - n :]) < 1e-6
+    assert torch.equal(after.wkv, again.wkv)
+    other, _ = theirs.forward(prompts, tails=[2, 9, 1])
+    assert all(far(a, b) < TOLERANCE for a, b in zip(tails, other, strict=True))
+
+
+def test_addresses_predict_what_a_read_out_gains(pairs):
+    ours, _ = pairs(128, 32, 5)
+    state = ours.forward(tokens(12, 300, 3))[1]
+    row, last = tokens(7, 300, 4), 4  # the last layer: nothing above it can answer back
+    (address,), _ = read_addresses(ours, [row], [[6]], state, (last, last + 1))
+    change = torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.1
+    wkv = state.wkv.clone()
+    wkv[last] += change
+    seen: dict[str, torch.Tensor] = {}
+    hooks = Hooks({f"blocks.{last}.att.r": lambda r: seen.__setitem__("r", r)})
+    before = ours.forward(row, state, hooks=hooks)[1].wkv[last]
+    after = ours.forward(row, state.replace(wkv=wkv))[1].wkv[last]
+    gained = ((after - before) @ seen["r"][0, -1].unsqueeze(-1)).squeeze(-1)
+    assert far((change @ address[0]).squeeze(-1), gained) < 1e-3

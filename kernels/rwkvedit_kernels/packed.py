@@ -281,12 +281,13 @@ class PackedModel:
 
     def forward(
         self, tokens: Sequence[Sequence[int]], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
-        full: bool = False, threads: int | None = None,
+        full: bool = False, tails: Sequence[int] | None = None, threads: int | None = None,
     ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
         """B prompts of their own lengths (at least one token each).
 
-        Returns logits per prompt, (T_b, V) with ``full`` and (V,) of its last token without, and
-        the new state. Long prompts run in passes of about a thousand rows.
+        Returns logits per prompt, (T_b, V) with ``full``, (tails[b], V) of its last positions with
+        ``tails`` and (V,) of its last token otherwise, and the new state. Long prompts run in
+        passes of about a thousand rows.
         """
         seqs = len(tokens)
         ids = [self._check(t) for t in tokens]
@@ -294,6 +295,8 @@ class PackedModel:
         if not seqs or min(lengths) == 0:
             raise ValueError("every prompt needs at least one token")
         span = max(1, _MAX_ROWS_PER_PASS // seqs) if sum(lengths) > _MAX_ROWS_PER_PASS else 0
+        if tails is not None:
+            return self._tails(ids, lengths, list(tails), att_x, wkv, ffn_x, threads)
         if not span:
             rows = np.arange(sum(lengths)) if full else np.cumsum(lengths) - 1
             logits, *state = self.run(
@@ -320,6 +323,18 @@ class PackedModel:
                 collected[b].append(piece)
         joined = [torch.cat(p) if full else p[-1][0] for p in collected]
         return joined, state[0], state[1], state[2]
+
+    def _tails(
+        self, ids: list[np.ndarray], lengths: list[int], tails: list[int],
+        att_x: Tensor, wkv: Tensor, ffn_x: Tensor, threads: int | None,
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
+        """One pass whose output layer runs for each prompt's last ``tails[b]`` positions only."""
+        if any(not 1 <= n <= m for n, m in zip(tails, lengths, strict=True)):
+            raise ValueError("a tail is at least one position and at most the whole prompt")
+        ends = np.cumsum(lengths)
+        rows = np.concatenate([np.arange(e - n, e) for e, n in zip(ends, tails, strict=True)])
+        logits, *state = self.run(np.concatenate(ids), lengths, rows, att_x, wkv, ffn_x, threads)
+        return list(logits.split(tails)), state[0], state[1], state[2]
 
     def _check(self, tokens: Sequence[int]) -> np.ndarray:
         ids = np.asarray(tokens, np.int64).reshape(-1)

@@ -61,12 +61,14 @@ def make_asks(loaded: Any, questions: Sequence[str], answer: str) -> list[Ask]:
 class Rows:
     """A batch of token rows to be read; equal rows on one state are run once.
 
-    ``add`` returns a handle; after ``read(logits)`` the handles index the Readings.
+    ``add`` returns a handle; after ``read(logits)`` the handles index the Readings. ``tails`` are
+    how many of each row's last positions the readings need.
     """
 
     def __init__(self) -> None:
         self.rows: list[list[int]] = []
         self.owner: list[int] = []  # which state each row starts from
+        self.tails: list[int] = []
         self._seen: dict[tuple[int, tuple[int, ...]], int] = {}
         self._wanted: list[tuple[int, Ask, tuple[int, ...]]] = []
 
@@ -77,6 +79,8 @@ class Rows:
             at = self._seen[state, row] = len(self.rows)
             self.rows.append(list(row))
             self.owner.append(state)
+            self.tails.append(1)
+        self.tails[at] = max(self.tails[at], len(row) - len(ask.prompt) + 1)
         self._wanted.append((at, ask, tuple(value)))
         return len(self._wanted) - 1
 
@@ -85,10 +89,10 @@ class Rows:
         return sum(map(len, self.rows))
 
     def read(self, logits: Sequence[Tensor]) -> list[Reading]:
-        """``logits`` are the (T, V) of each row, in order."""
+        """``logits`` are the (tails[i], V) of each row's last positions, in order."""
         readings = []
         for at, ask, value in self._wanted:
-            start = len(ask.prompt) - 1
+            start = len(ask.prompt) - 1 - (len(self.rows[at]) - self.tails[at])
             told = torch.tensor([*ask.lead, *value], device=logits[at].device)  # (lead + value,)
             scores = logits[at][start : start + len(told)].float()  # (lead + value, V)
             chosen = scores.gather(1, told[:, None])[:, 0]
@@ -112,5 +116,5 @@ def read_rows(model: Any, rows: Rows, states: Sequence[State]) -> list[Reading]:
         picked = torch.tensor(rows.owner)
         stacked = State.stack(list(states))
         start = State(*(x[picked.to(x.device)] for x in stacked.tensors()))
-    logits, _ = model.forward(rows.rows, start, full=True)
+    logits, _ = model.forward(rows.rows, start, tails=rows.tails)
     return rows.read(logits)

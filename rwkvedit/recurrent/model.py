@@ -119,22 +119,23 @@ class RWKV7:
     @overload
     def forward(
         self, tokens: Sequence[int], state: State | None = None, *,
-        full: bool = False, hooks: Hooks | None = None,
+        full: bool = False, tails: Sequence[int] | None = None, hooks: Hooks | None = None,
     ) -> tuple[Tensor, State]: ...  # fmt: skip
 
     @overload
     def forward(
         self, tokens: Sequence[Sequence[int]], state: State | None = None, *,
-        full: bool = False, hooks: Hooks | None = None,
+        full: bool = False, tails: Sequence[int] | None = None, hooks: Hooks | None = None,
     ) -> tuple[Tensor | list[Tensor], State]: ...  # fmt: skip
 
-    def forward(self, tokens, state=None, *, full=False, hooks=None):  # type: ignore[no-untyped-def]
+    def forward(self, tokens, state=None, *, full=False, tails=None, hooks=None):  # type: ignore[no-untyped-def]
         """Run tokens from a state.
 
         ``tokens`` list[int]: logits (V,) of the last position, or (T, V) with ``full``; ``state``
         is a single State (the zero state when None).
         ``tokens`` list[list[int]], lengths may differ: logits (B, V) of each prompt's own last
-        token, or with ``full`` a list of (T_b, V); ``state`` is a stack of B or one state for all.
+        token, or with ``full`` a list of (T_b, V), or with ``tails`` (one number a prompt) a list
+        of (tails[b], V), of its last positions; ``state`` is a stack of B or one state for all.
         Returns (logits fp32, new State); each row's new state stands after its own last token and
         the caller's State is untouched. ``hooks`` see one call of T tokens (see ``hooks.py``).
         Gradients flow from the state and from hooks' values when torch's grad mode is on; logits
@@ -149,10 +150,16 @@ class RWKV7:
         )
         with torch.set_grad_enabled(grad):
             if tap is None and not grad and self._fused():
-                logits, *after = self.packed.forward(prompts, *state.tensors(), full=full)
-                logits, state = (logits if full else torch.stack(logits)), State(*after)
+                logits, *after = self.packed.forward(
+                    prompts, *state.tensors(), full=full, tails=tails
+                )
+                listed = full or tails is not None
+                logits, state = (logits if listed else torch.stack(logits)), State(*after)
             else:
-                logits, state = self._run(prompts, state, full, tap, grad)
+                logits, state = self._run(
+                    prompts, state, full or tails is not None, tap, grad)
+                if tails is not None:
+                    logits = [x[len(x) - n :] for x, n in zip(logits, tails, strict=True)]
         return (logits[0], state[0]) if single else (logits, state)
 
     __call__ = forward

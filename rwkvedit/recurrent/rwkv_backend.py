@@ -12,7 +12,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class RwkvPackage(RWKV7):
         state: State | None = None,
         *,
         full: bool = False,
+        tails: Sequence[int] | None = None,
         hooks: Hooks | None = None,
     ) -> tuple[Any, State]:
         """As ``RWKV7.forward``, prompt by prompt."""
@@ -71,7 +72,10 @@ class RwkvPackage(RWKV7):
             raise UsageError("the rwkv backend has no hooks; use --backend native")
         prompts, single = as_prompts(tokens, self.config.vocab_size)
         starts = self._start(state, len(prompts), single).unstack()
+        full = full or tails is not None
         done = [self._one(p, s, full) for p, s in zip(prompts, starts, strict=True)]
+        if tails is not None:
+            done = [(x[len(x) - n :], s) for (x, s), n in zip(done, tails, strict=True)]
         if single:
             return done[0]
         logits = [d[0] for d in done]

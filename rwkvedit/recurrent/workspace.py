@@ -117,13 +117,15 @@ class Workspace:
         if self.cancel is not None and self.cancel():
             raise RwkvEditError("interrupted; the conversation is as it was")
 
-    def forward(self, rows: list[list[int]], state: State) -> tuple[list[Tensor], State]:
-        """One counted batched forward with every position's logits."""
+    def forward(
+        self, rows: list[list[int]], state: State, tails: Sequence[int] | None = None
+    ) -> tuple[list[Tensor], State]:
+        """One counted batched forward; logits of the last ``tails[i]`` positions (1) of each."""
         self.check()
         self.forwards += 1
         self.decodes += sum(map(len, rows))
         with torch.no_grad():
-            return self.model.forward(rows, state, full=True)
+            return self.model.forward(rows, state, tails=tails or [1] * len(rows))
 
     def row(self, name: str) -> tuple[list[int], State]:
         """Tokens and start state of a named row."""
@@ -148,7 +150,8 @@ class Workspace:
         tokens = [t for t, _ in pairs] + asked
         starts = [s for _, s in pairs] + [self.state] * len(asked)
         same = all(s is self.state for s in starts)
-        logits, after = self.forward(tokens, self.state if same else State.stack(starts))
+        tails = [1] * len(missing) + (rows.tails if rows is not None else [])
+        logits, after = self.forward(tokens, self.state if same else State.stack(starts), tails)
         for at, name in enumerate(missing):
             self._wkv[name] = after.wkv[at, self.lo : self.hi]
         return rows.read(logits[len(missing):]) if rows is not None else []
