@@ -71,7 +71,7 @@ def test_every_method_says_what_it_is_where_it_is_from_and_what_it_costs():
     for name, method in METHODS.items():
         described = method.describe()
         assert described["name"] == name
-        assert described["summary"].endswith((".", "``.")), name
+        assert str(described["summary"]).endswith((".", "``.")), name
         assert described["source"] and described["cost"], name
     assert len({m.summary for n, m in METHODS.items() if n != "r1-proj"}) == len(METHODS) - 1
 
@@ -137,16 +137,16 @@ def test_truncation_leaves_only_the_smaller_singular_values(toy):
         assert torch.allclose(left, sigma[..., rank:].norm(dim=-1), rtol=1e-3)
 
 
-def test_weak_directions_survive_beside_strong_ones():
-    """A delta's later singular values fall off fast; they are parts of a long value all the same."""
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_weak_directions_survive_beside_strong_ones(rank):
+    """Singular values that halve each time, as those of a several-token value's delta do."""
     g = torch.Generator().manual_seed(3)
-    u, v = (torch.linalg.qr(torch.randn(4, N, N, generator=g))[0] for _ in "uv")
-    sigma = torch.tensor([1.0, 0.1, 0.02, 0.01]) * 5
-    part = (u[..., :4] * sigma) @ v[..., :4].transpose(-1, -2)
-    rest = 1e-3 * u[..., 4:] @ v[..., 4:].transpose(-1, -2)
-    found = top_triples(part + rest, 4)
-    assert torch.allclose(found.sigma, sigma.expand(4, 4), rtol=1e-3)
-    assert float(head_norm(found.matrix() - part).max()) < 2e-3
+    u, v = (torch.linalg.qr(torch.randn(16, N, N, generator=g))[0] for _ in "uv")
+    sigma = 5 * 0.5 ** torch.arange(N)
+    best = (u[..., :rank] * sigma[:rank]) @ v[..., :rank].transpose(-1, -2)
+    found = top_triples((u * sigma) @ v.transpose(-1, -2), rank)
+    assert torch.allclose(found.sigma, sigma[:rank].expand(16, rank), rtol=1e-5)
+    assert float(head_norm(found.matrix() - best).max()) < 1e-3
 
 
 def test_dominance_is_one_for_rank_one_and_the_least_for_a_rotation():
@@ -248,7 +248,7 @@ def test_slerp_of_an_empty_head_is_the_plain_step(toy):
 def test_random_has_hyb_us_norm_in_every_head_and_comes_from_the_text(toy):
     delta = make("random", toy)
     assert torch.allclose(head_norm(delta), head_norm(make("hyb-u", toy)), rtol=1e-4)
-    assert torch.equal(delta, make("random", Toy()))
+    assert torch.allclose(delta, make("random", Toy()), atol=1e-5)
     other = make("random", Toy(new="Bob lives in Dallas"))
     overlap = (delta * other).sum((-2, -1)) / head_norm(delta) / head_norm(other)
     assert float(overlap.abs().max()) < 0.6
