@@ -1,0 +1,1 @@
+"""Numbers for eyes: tables, plots and a page. Knows no model and no study."""
