@@ -9,9 +9,9 @@ from rwkvedit.errors import UsageError
 from rwkvedit.evaluate.intervals import rate
 from rwkvedit.evaluate.recall import ROWS, measure
 from rwkvedit.evaluate.replies import is_unknown, says
-from rwkvedit.evaluate.worlds import Maker
+from rwkvedit.evaluate.worlds import Maker, Part, Turn, overlap
 from rwkvedit.facts import KINDS, parse_fact
-from rwkvedit.facts.lexicon import heldout, load_lexicon
+from rwkvedit.facts.lexicon import Lexicon, heldout, load_lexicon
 from rwkvedit.models.catalog import load_model
 
 
@@ -50,6 +50,51 @@ def test_a_correction_replaces_one_fact():
     assert changed.facts[1].value != world.facts[1].value
     assert [changed.facts[i] for i in (0, 2)] == [world.facts[i] for i in (0, 2)]
     assert changed.facts[1].value in changed.turns[-1].user.lower() + changed.turns[-1].user
+
+
+def test_a_correction_never_brings_back_what_was_said_before():
+    m = maker(9)
+    for _ in range(10):
+        world = m.told(m.facts(2, 2, ["friend", "sport"]))
+        for _ in range(3):
+            world = m.correct(world, 0)
+        said = [f.value for turn in world.turns for f in turn.facts]
+        assert len(set(said)) == len(said)
+        assert not {f.entity for f in world.facts} & set(said)
+
+
+def test_no_value_is_part_of_another():
+    assert overlap("guinea pig", "pig") and overlap("York", "new york")
+    assert not overlap("Cebu", "Cebue")
+    m = maker(1, Lexicon({**heldout().words, "pets": ("guinea pig", "pig", "mole")}))
+    for _ in range(20):
+        taken = set()
+        drawn = {m.value("pets", taken), m.value("pets", taken)}
+        assert drawn != {"guinea pig", "pig"}
+
+
+def test_a_list_that_runs_out_is_named():
+    m = maker(1, Lexicon({**heldout().words, "pets": ("newt", "mole")}, "few.json"))
+    with pytest.raises(UsageError, match=r"few\.json: 2 pets are too few"):
+        m.facts(3, 1, ["pet"])
+
+
+def test_kinds_without_words_enough_are_not_drawn():
+    short = {slot: words[:3] for slot, words in heldout().words.items()}
+    rich = {**short, "names": heldout()["names"], "cities": heldout()["cities"]}
+    m = maker(1, Lexicon(rich, "rich.json"))
+    names = {"city", "age", "phone", "sister", "brother", "friend", "boss"}
+    for _ in range(20):
+        assert {fact.kind for fact in m.facts(6, 1)} <= names
+    with pytest.raises(UsageError, match="short"):
+        maker(1, Lexicon(short, "poor.json")).facts(6, 1)
+
+
+def test_a_turn_says_its_parts():
+    fact = maker().facts(1, 1)[0]
+    turn = Turn.of([Part("Hello."), Part(fact.statement(), fact)])
+    assert turn.user == f"Hello. {fact.statement()}"
+    assert turn.facts == (fact,) and Turn("Hello.").pieces == (Part("Hello."),)
 
 
 def test_an_untold_fact_was_not_told():

@@ -16,6 +16,7 @@ import torch
 
 from rwkvedit.errors import UsageError
 from rwkvedit.evaluate.intervals import rate
+from rwkvedit.evaluate.loading import load_once
 from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
 from rwkvedit.evaluate.worlds import Maker, World
 from rwkvedit.facts import Fact
@@ -165,8 +166,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The document of ``bench recall`` without its meta. Raises UsageError for bad arguments."""
-    from rwkvedit.models.catalog import load_model
-
     if args.worlds < 1:
         raise UsageError("--worlds must be at least 1; try --worlds 300")
     names = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
@@ -174,8 +173,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if name not in ROWS:
             raise UsageError(f"no row {name!r}; rows are {', '.join(ROWS)}")
     lexicon = load_lexicon(args.lexicon) if args.lexicon else heldout()
-    loaded = load_model(
-        getattr(args, "model", None) or "embedded", device=getattr(args, "device", None) or "auto")
+    loaded = load_once(args)
     lexicon.check(loaded.tokenizer)
     wrong: list[tuple[str, str, str, str]] | None = [] if args.show_wrong else None
     document: dict[str, Any] = {

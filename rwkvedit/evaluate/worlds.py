@@ -7,11 +7,14 @@ generator handed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rwkvedit.errors import UsageError
 from rwkvedit.facts import KINDS, Fact, fill
 from rwkvedit.facts.kinds import PROPER_SLOTS
 from rwkvedit.facts.lexicon import FILE_KINDS, TRAIN, Lexicon
@@ -19,16 +22,44 @@ from rwkvedit.facts.lexicon import FILE_KINDS, TRAIN, Lexicon
 ACKNOWLEDGEMENT = "Got it."
 FILLER_REPLY = "I see."
 CORRECTION_OPENINGS = ("In fact, {}", "Let me correct that: {}", "I made a mistake. {}")
+NUMBERS = {
+    "ages": tuple(map(str, range(2, 100))), "phones": tuple(map(str, range(1000, 10000))),
+}
 PERSON_KINDS = tuple(name for name, kind in KINDS.items() if kind.subject == "person")
 
 
 @dataclass(frozen=True)
+class Part:
+    """A stretch of a user's words: ``fact`` is what it tells, None for talk."""
+
+    text: str
+    fact: Fact | None = None
+
+
+@dataclass(frozen=True)
 class Turn:
-    """One exchange. ``facts`` are those the user's words tell (empty for small talk)."""
+    """One exchange. ``facts`` are those the user's words tell (empty for small talk).
+
+    ``parts`` say which words tell which fact where a turn tells several, or says more than facts;
+    their texts make up ``user``.
+    """
 
     user: str
     reply: str = ACKNOWLEDGEMENT
     facts: tuple[Fact, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @staticmethod
+    def of(parts: Iterable[Part], reply: str = ACKNOWLEDGEMENT) -> Turn:
+        """A turn that says ``parts`` one after another."""
+        parts = tuple(parts)
+        facts = tuple(part.fact for part in parts if part.fact is not None)
+        return Turn(" ".join(part.text for part in parts), reply, facts, parts)
+
+    @property
+    def pieces(self) -> tuple[Part, ...]:
+        """``parts``; a turn of one fact is one part."""
+        return self.parts or (Part(self.user, self.facts[0] if self.facts else None),)
 
 
 @dataclass(frozen=True)
@@ -40,34 +71,76 @@ class World:
     target: int = 0  # index into facts: the one a suite edits or a question is about
 
 
-class Maker:
-    """Draws worlds from a lexicon."""
+def overlap(word: str, other: str) -> bool:
+    """Does one hold the other as whole words? A reply that says one then says both.
 
-    def __init__(self, lexicon: Lexicon, rng: np.random.Generator) -> None:
+    >>> overlap("guinea pig", "pig"), overlap("Cebu", "Cebue")
+    (True, False)
+    """
+    short, long = sorted((word.lower(), other.lower()), key=len)
+    return re.search(rf"(?<!\w){re.escape(short)}(?!\w)", long) is not None
+
+
+class Maker:
+    """Draws worlds from a lexicon.
+
+    ``length`` counts a turn's tokens, for suites that need a conversation of a given length;
+    without it they go by four letters a token.
+    """
+
+    def __init__(
+        self, lexicon: Lexicon, rng: np.random.Generator,
+        length: Callable[[Turn], int] | None = None,
+    ) -> None:
         self.lexicon, self.rng = lexicon, rng
+        self.length = length or (lambda turn: (len(turn.user) + len(turn.reply)) // 4 + 6)
 
     def pick(self, options: Sequence):
         return options[int(self.rng.integers(len(options)))]
 
+    def words(self, slot: str) -> tuple[str, ...]:
+        """Everything a slot may hold."""
+        return NUMBERS.get(slot) or self.lexicon[slot] or TRAIN[slot]
+
     def value(self, slot: str, taken: set[str]) -> str:
-        """A word of a slot not in ``taken`` (which it joins) while the list lasts."""
+        """A word of a slot that no word of ``taken`` holds or is held by; joins ``taken``.
+
+        Raises UsageError when the list has run out.
+        """
+        options = self.words(slot)
         for _ in range(50):
-            if slot == "ages":
-                word = str(int(self.rng.integers(2, 100)))
-            elif slot == "phones":
-                word = str(int(self.rng.integers(1000, 10000)))
-            else:
-                word = self.pick(self.lexicon[slot] or TRAIN[slot])
-            if word not in taken:
+            word = self.pick(options)
+            if word not in taken and not any(overlap(word, other) for other in taken):
                 break
+        else:
+            left = [w for w in options if not any(overlap(w, other) for other in taken)]
+            if not left:
+                raise UsageError(
+                    f"lexicon {self.lexicon.source}: {len(options)} {slot} are too few for these "
+                    f"worlds; add more, or leave {slot} out to use the built-in ones"
+                )
+            word = self.pick(left)
         taken.add(word)
         return word
 
-    def kinds(self, n: int, names: Sequence[str] = PERSON_KINDS) -> list[str]:
-        """``n`` different kinds; those a lexicon file can name come twice as often."""
+    def kinds(self, n: int, names: Sequence[str] = PERSON_KINDS, each: int = 0) -> list[str]:
+        """``n`` different kinds; those a lexicon file can name come twice as often.
+
+        ``each`` is how many values of every kind a world will need, so many names beside: kinds
+        are drawn again until the lexicon has that many. Raises UsageError when it has not.
+        """
         odds = np.array([2.0 if KINDS[name].slot in FILE_KINDS else 1.0 for name in names])
-        drawn = self.rng.choice(len(names), size=n, replace=False, p=odds / odds.sum())
-        return [names[int(i)] for i in drawn]
+        for _ in range(200):
+            drawn = self.rng.choice(len(names), size=n, replace=False, p=odds / odds.sum())
+            chosen = [names[int(i)] for i in drawn]
+            need = Counter(KINDS[name].slot for name in chosen)
+            need["names"] += 1
+            if not each or all(len(self.words(s)) >= k * each for s, k in need.items()):
+                return chosen
+        raise UsageError(
+            f"lexicon {self.lexicon.source}: these worlds need {each} different words of {n} "
+            "kinds and as many names; add more, or leave the short lists out"
+        )
 
     def fact(self, entity: str, kind: str, taken: set[str]) -> Fact:
         thing = self.value("colored", set()) if KINDS[kind].has_thing else ""
@@ -77,7 +150,7 @@ class Maker:
         """Everybody has the same ``n_each`` kinds, all values different: the hard case."""
         taken: set[str] = set()
         entities = [self.value("names", taken) for _ in range(n_entities)]
-        chosen = list(kinds) if kinds else self.kinds(n_each)
+        chosen = list(kinds) if kinds else self.kinds(n_each, each=n_entities + 1)
         thing = self.value("colored", set())  # one thing for all, so that people are confusable
         made = []
         for entity in entities:
@@ -108,7 +181,9 @@ class Maker:
     def correct(self, world: World, index: int) -> World:
         """The world with one more turn, in which the user changes fact ``index``."""
         old = world.facts[index]
-        new = old.with_value(self.value(KINDS[old.kind].slot, {f.value for f in world.facts}))
+        heard = [fact for turn in world.turns for fact in turn.facts]
+        taken = {word for fact in heard for word in (fact.entity, fact.value)}
+        new = old.with_value(self.value(KINDS[old.kind].slot, taken))
         said = self.tell(new)
         opening = self.pick(CORRECTION_OPENINGS)
         if ". {}" not in opening and not said.startswith(new.entity):
