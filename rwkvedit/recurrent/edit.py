@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.recurrent.asking import Reading, Rows, read_rows
-from rwkvedit.recurrent.controls import Control, add_controls, compare, make_controls
+from rwkvedit.recurrent.controls import add_controls, compare, make_controls
 from rwkvedit.recurrent.editreport import (
     DID_NOT_TAKE,
     DRY_RUN,
@@ -44,7 +44,8 @@ class Attempt:
     method: str
     delta: Tensor
     strength: Strength
-    after: list[tuple[Reading, Reading]]  # (of old, of new) per ask
+    p_old: float  # after it, on the fact's first question
+    p_new: float
     controls: tuple
     verdict: str
 
@@ -103,13 +104,13 @@ def apply_edit(
     library: Library | None = None,
     history: Sequence[int] | None = None,
     cancel: Callable[[], bool] | None = None,
-    n_asks: int = 2,
+    n_asks: int = 3,
     target: float = TARGET,
 ) -> EditOutcome:
     """Change a remembered fact from ``old`` to ``new`` in one conversation's ``state``.
 
-    ``method`` is ``auto`` (hyb-u, the whole probe and isolate, tried until one holds; the probe
-    first when a value takes several tokens) or a name of
+    ``method`` is ``auto`` (those of :data:`~rwkvedit.recurrent.methods.AUTO` in turn until one
+    holds and moves no control; else nothing is changed and the report says why) or a name of
     :data:`~rwkvedit.recurrent.methods.METHODS`; ``ratio`` is ``auto`` or
     ``alpha * ||delta|| / ||state||``; ``start`` where the calibration is told (``auto``: a saved
     one if it matches, else live). ``controls`` are facts that must not move. ``history`` is the
@@ -130,130 +131,141 @@ def apply_edit(
     )
     auto = AUTO_SEVERAL if ws.several and fixed is None else AUTO
     names = (method,) if method != "auto" else auto if fixed is None else auto[:1]
-    checks = make_controls(loaded, controls, pair.fact)
-    rows = Rows()
-    asked = [(rows.add(ask, ws.said_old), rows.add(ask, ws.said_new)) for ask in ws.asks]
-    watched = add_controls(rows, checks)
+    ws.controls = make_controls(loaded, controls, pair.fact)
     clock.lap("prepare")
-    readings = ws.gather(find_method(names[0]).rows(ws), rows)
-    before = [(readings[o], readings[n]) for o, n in asked]
-    quiet = [readings[h] for h in watched]
-    clock.lap("probe")
-
-    state_norm = state.norm(ws.layers)
+    trial = _Trial(ws, find_method(names[0]), fixed, target, clock)
     attempts: list[Attempt] = []
     for name in names:
         ws.check()
-        attempts.append(
-            _attempt(ws, find_method(name), fixed, state_norm, before, checks, quiet, clock, target)
-        )
+        attempts.append(trial.attempt(find_method(name)))
         if attempts[-1].verdict == TOOK:
             break
-    order = {TOOK: 0, LEAKED: 1, DID_NOT_TAKE: 2}
-    best = min(attempts, key=lambda a: (order[a.verdict], a.damage, -a.strength.score))
+        best = min(attempts, key=_order)
+        ws.warm = best.strength.alpha * best.delta
+    best = min(attempts, key=_order)
+    refused = method == "auto" and fixed is None and best.verdict != TOOK
+    applied = not dry_run and not refused
     alpha = best.strength.alpha
-    final = ws.edited(best.delta, [alpha])[0]
+    final = ws.edited(best.delta, [alpha])[0] if applied else state
     clock.lap("apply")
     delta_norm = float(best.delta.double().norm())
     report = EditReport(
         verb="edit", old=old, new=new, method=best.method, asked_method=method,
-        ratio=alpha * delta_norm / state_norm if state_norm else 0.0, alpha=alpha,
-        state_norm=state_norm, delta_norm=delta_norm,
-        verdict=DRY_RUN if dry_run else best.verdict, outcome=best.verdict,
-        p_old=Change(_mean(b[0] for b in before), _mean(a[0] for a in best.after)),
-        p_new=Change(_mean(b[1] for b in before), _mean(a[1] for a in best.after)),
+        ratio=alpha * delta_norm / trial.state_norm if trial.state_norm else 0.0, alpha=alpha,
+        state_norm=trial.state_norm, delta_norm=delta_norm,
+        verdict=DRY_RUN if dry_run else best.verdict, outcome=best.verdict, applied=applied,
+        p_old=Change(trial.p_old, best.p_old), p_new=Change(trial.p_new, best.p_new),
         controls=best.controls, heads=(ws.hi - ws.lo) * state.n_head, layers=span,
-        advice=_advice(best, before, ws),
+        advice=_advice(best, trial.p_old, ws, refused),
         calibration=origin if find_method(best.method).calibrated else "none",
         question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
     )
     report = replace(report, ms=clock.total())
-    return EditOutcome(state if dry_run else final, report)
+    return EditOutcome(final, report)
 
 
-def _mean(readings: Any) -> float:
-    values = [r.p for r in readings]
-    return sum(values) / len(values)
+def _order(attempt: Attempt) -> tuple:
+    """Smaller is better: the verdict, then what it damaged, then how surely it answers."""
+    rank = {TOOK: 0, LEAKED: 1, DID_NOT_TAKE: 2}
+    return rank[attempt.verdict], attempt.damage, -attempt.strength.score
 
 
-def _attempt(
-    ws: Workspace, method: Method, fixed: float | None, state_norm: float,
-    before: list[tuple[Reading, Reading]], checks: list[Control], quiet: list[Reading],
-    clock: Clock, target: float,
-) -> Attempt:
-    """Delta, strength and verification of one method."""
-    ws.gather(method.rows(ws))
-    clock.lap("probe")
-    delta = method.delta(ws)
-    if not bool(torch.isfinite(delta).all()):
-        raise RwkvEditError("the edit's delta is not finite; the state may be damaged (try /undo)")
-    norm = float(delta.double().norm())
-    if norm == 0.0:
-        raise RwkvEditError("old and new leave the same state; this edit would change nothing")
-    clock.lap("calibrate")
-    expected = [b[0].path_said for b in before]
-    one = len(ws.said_old) == len(ws.said_new) == 1
-    found: dict[float, list[tuple[Reading, Reading]]] = {}
+class _Trial:
+    """What is measured once for all methods, and the trying of one.
 
-    def evaluate(alphas: list[float]) -> list[float]:
+    The old value is read on the fact's first question only; the new one, and whether the model
+    begins its sentence at all, on every question.
+    """
+
+    def __init__(
+        self, ws: Workspace, first: Method, fixed: float | None, target: float, clock: Clock
+    ) -> None:
+        self.ws, self.fixed, self.target, self.clock = ws, fixed, target, clock
         rows = Rows()
-        handles = [
-            [(rows.add(ask, ws.said_new, i), rows.add(ask, ws.said_old, i) if one else -1)
-             for ask in ws.asks]
-            for i in range(len(alphas))
-        ]
-        edited = ws.edited(delta, alphas)
-        readings = _read(ws, rows, edited)
-        for alpha, hs in zip(alphas, handles, strict=True):
-            found[alpha] = [(readings[o if o >= 0 else n], readings[n]) for n, o in hs]
-        return [
-            min(r.p * (r.path if e else 1.0) for (_, r), e in zip(found[a], expected, strict=True))
-            for a in alphas
-        ]
+        old = [rows.add(ask, ws.said_old) for ask in ws.asks]
+        new = rows.add(ws.asks[0], ws.said_new)
+        watched = add_controls(rows, ws.controls)
+        readings = ws.gather(first.rows(ws), rows)
+        self.spoken = [readings[h].path_said for h in old]  # were these questions understood?
+        self.p_old, self.p_new = readings[old[0]].p, readings[new].p
+        self.quiet = [readings[h] for h in watched]
+        self.state_norm = ws.state.norm(ws.layers)
+        clock.lap("probe")
 
-    if fixed is not None:
-        alpha = fixed * state_norm / norm
-        strength = Strength(alpha, evaluate([alpha])[0], True)
-    elif not method.searched:
-        strength = Strength(1.0, evaluate([1.0])[0], True)
-    else:
-        strength = search_strength(evaluate, target=target)
-    clock.lap("strength")
-    after = found[strength.alpha]
-    results: tuple = ()
-    if checks or not one:
+    def attempt(self, method: Method) -> Attempt:
+        """Delta, strength and verification of one method."""
+        ws, clock = self.ws, self.clock
+        ws.gather(method.rows(ws))
+        clock.lap("probe")
+        delta = method.delta(ws)
+        if not bool(torch.isfinite(delta).all()):
+            raise RwkvEditError(
+                "the edit's delta is not finite; the state may be damaged (try /undo)"
+            )
+        norm = float(delta.double().norm())
+        if norm == 0.0:
+            raise RwkvEditError("old and new leave the same state; this edit would change nothing")
+        clock.lap("calibrate")
+        found: dict[float, list[Reading]] = {}
+
+        def evaluate(alphas: list[float]) -> list[float]:
+            rows = Rows()
+            handles = [[rows.add(a, ws.said_new, i) for a in ws.asks] for i in range(len(alphas))]
+            readings = self.read(rows, ws.edited(delta, alphas))
+            found.update(
+                (alpha, [readings[h] for h in hs])
+                for alpha, hs in zip(alphas, handles, strict=True)
+            )
+            return [
+                min(r.p * (r.path if e else 1.0)
+                    for r, e in zip(found[alpha], self.spoken, strict=True))
+                for alpha in alphas
+            ]
+
+        if self.fixed is not None:
+            alpha = self.fixed * self.state_norm / norm
+            strength = Strength(alpha, evaluate([alpha])[0], True)
+        elif not method.searched:
+            strength = Strength(1.0, evaluate([1.0])[0], True)
+        else:
+            strength = search_strength(evaluate, target=self.target)
+        clock.lap("strength")
+        after = found[strength.alpha]
         rows = Rows()
-        watched = add_controls(rows, checks)
-        olds = [] if one else [rows.add(ask, ws.said_old) for ask in ws.asks]
-        readings = _read(ws, rows, ws.edited(delta, [strength.alpha]))
-        results = compare(checks, quiet, [readings[h] for h in watched])
-        if not one:
-            after = [(readings[o], n) for o, (_, n) in zip(olds, after, strict=True)]
-    took = all(
-        n.said and (n.path_said or not e) for (_, n), e in zip(after, expected, strict=True)
-    )
-    verdict = DID_NOT_TAKE if not took else TOOK if all(c.kept for c in results) else LEAKED
-    clock.lap("verify")
-    return Attempt(method.name, delta, strength, after, results, verdict)
+        old = rows.add(ws.asks[0], ws.said_old)
+        watched = add_controls(rows, ws.controls)
+        readings = self.read(rows, ws.edited(delta, [strength.alpha]))
+        results = compare(ws.controls, self.quiet, [readings[h] for h in watched])
+        took = all(
+            r.said and (r.path_said or not e) for r, e in zip(after, self.spoken, strict=True)
+        )
+        verdict = DID_NOT_TAKE if not took else TOOK if all(c.kept for c in results) else LEAKED
+        clock.lap("verify")
+        return Attempt(
+            method.name, delta, strength, readings[old].p, after[0].p, results, verdict
+        )
+
+    def read(self, rows: Rows, edited: State) -> list[Reading]:
+        """Readings of ``rows`` from a stack of edited states; counted."""
+        ws = self.ws
+        ws.check()
+        ws.forwards += 1
+        ws.decodes += rows.n_tokens
+        with torch.no_grad():
+            return read_rows(ws.model, rows, edited.unstack())
 
 
-def _read(ws: Workspace, rows: Rows, edited: State) -> list[Reading]:
-    ws.check()
-    ws.forwards += 1
-    ws.decodes += rows.n_tokens
-    with torch.no_grad():
-        return read_rows(ws.model, rows, edited.unstack())
-
-
-def _advice(best: Attempt, before: list[tuple[Reading, Reading]], ws: Workspace) -> str:
+def _advice(best: Attempt, p_old: float, ws: Workspace, refused: bool) -> str:
     """What to try next, one line; empty when the edit took."""
     if best.verdict == TOOK:
         return ""
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
+        if refused:
+            return f"nothing was changed: {moved} would move too; --method {best.method} does it"
         return f"{moved} moved too: /undo, then try a smaller --ratio or --method hyb-uv"
-    if _mean(b[0] for b in before) < 0.2:
+    if p_old < 0.2:
         return (
             f'the model did not hold "{ws.pair.statement(ws.pair.old)}" to begin with: '
             "tell it the new fact in the chat, or name the value it does give (/ask)"

@@ -46,6 +46,8 @@ class EditReport:
     norms over the edited layers); ``ms`` milliseconds by stage with their ``total``; ``decodes``
     tokens run through the model in ``forwards`` batched calls; ``heads`` how many were edited;
     ``calibration`` names the saved calibration used, or where it was fitted (``live``/``fresh``).
+    ``applied`` is false when the conversation was left as it was: on a dry run, or because ``auto``
+    refused an edit that did not hold or would have moved a control.
     For forget and nuke ``p_new`` is the probability of saying that it is not known.
     """
 
@@ -66,6 +68,7 @@ class EditReport:
     layers: tuple[int, int] = (0, 0)
     advice: str = ""
     calibration: str = ""
+    applied: bool = True
     asked_method: str = ""
     question: str = ""
     outcome: str = ""
@@ -80,6 +83,7 @@ class EditReport:
             "ratio": round(self.ratio, 6), "alpha": round(self.alpha, 6),
             "state_norm": round(self.state_norm, 6), "delta_norm": round(self.delta_norm, 6),
             "verdict": self.verdict, "outcome": self.outcome or self.verdict,
+            "applied": self.applied,
             "question": self.question, "p_old": self.p_old.to_json(), "p_new": self.p_new.to_json(),
             "controls": [c.to_json() for c in self.controls],
             "ms": {k: round(v, 3) for k, v in self.ms.items()},

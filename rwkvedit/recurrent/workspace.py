@@ -24,12 +24,14 @@ from torch import Tensor
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks
 from rwkvedit.recurrent.calibrate import Calibration, told_turn
+from rwkvedit.recurrent.controls import Control
 from rwkvedit.recurrent.hooks import Record
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.spectrum import Triples, top_triples
 from rwkvedit.recurrent.state import State
 
 LONGEST = 512  # tokens of one typed fact
+BUDGET_MS = 2000.0  # what a method that trains may spend
 
 
 def layer_range(spec: str, n_layer: int) -> tuple[int, int]:
@@ -80,6 +82,9 @@ class Workspace:
         self.fresh: State = self.model.zero_state()
         self.start = state if start is None else start
         self.cancel = cancel
+        self.controls: list[Control] = []  # what methods that guard them must leave alone
+        self.warm: Tensor | None = None  # the best attempt's delta so far, at its strength
+        self.budget_ms = BUDGET_MS
         self.forwards = self.decodes = 0
         tok = loaded.tokenizer
         self.told = loaded.template.encode_user_opening(tok, pair.told)

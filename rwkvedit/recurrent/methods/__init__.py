@@ -10,6 +10,8 @@ from rwkvedit.recurrent.methods import (  # isort: skip
     replayed,
     donorless,
     projected,
+    nullspace,
+    optimised,
     baselines,
 )
 from rwkvedit.recurrent.methods.registry import (
@@ -33,7 +35,9 @@ __all__ = [
     "hybrid",
     "isolated",
     "method",
+    "nullspace",
     "offered",
+    "optimised",
     "projected",
     "replayed",
 ]

@@ -26,7 +26,8 @@ class Method:
     ``searched`` says if ``--ratio auto`` searches a strength (a replayed delta is exact at 1, and
     some rules set their own); ``replays`` that it runs the whole conversation again, O(T);
     ``offered`` that the chat names it (the rest are baselines and documented failures, for
-    ``bench state``). ``more`` is work that rows do not tell; ``source`` where it was published.
+    ``bench state``); ``guarded`` that it reads the controls (``ws.controls``). ``more`` is work
+    that rows do not tell; ``source`` where it was published.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     replays: bool = False
     more: str = ""
     source: str = ""
+    guarded: bool = False
 
     @property
     def summary(self) -> str:
@@ -73,10 +75,10 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 #: What the chat's ``auto`` tries, in order, until one holds; the report names the one used.
-AUTO = ("hyb-u", "probe", "isolate")
+AUTO = ("hyb-u", "probe", "isolate", "nullspace", "optimised")
 #: The same for values of several tokens, whose deltas are of higher rank: the probe whole first
 #: (measured: KL of controls to the oracle .004 nats against hyb-u's .035).
-AUTO_SEVERAL = ("probe", "hyb-u", "isolate")
+AUTO_SEVERAL = ("probe", "hyb-u", "isolate", "nullspace", "optimised")
 
 
 def method(
@@ -88,6 +90,7 @@ def method(
     replays: bool = False,
     more: str = "",
     source: str = "",
+    guarded: bool = False,
 ):
     """Register a delta function under ``name``; one function may have several names.
 
@@ -97,7 +100,8 @@ def method(
     def add(function: Callable[[Workspace], Tensor]) -> Callable[[Workspace], Tensor]:
         assert name not in METHODS, f"two methods called {name}"
         METHODS[name] = Method(
-            name, function, needs, calibrated, searched, offered, replays, more, source
+            name, function, needs, calibrated, searched, offered, replays, more, source,
+            guarded,
         )
         return function
 

@@ -1,0 +1,119 @@
+"""A low-rank delta found by gradient through the frozen model.
+
+The slowest method and the last resort: it spends forwards and backwards until the fact's own
+questions are answered and the controls stand, or until its budget of milliseconds is gone.
+
+Glossary (l edited layers, H heads, N head size, k rank):
+    left     (l, H, N, k)   value directions, trained
+    right    (l, H, N, k)   addresses, trained;  delta = left @ right^T
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rwkvedit.recurrent.asking import make_asks
+from rwkvedit.recurrent.methods.hybrid import PROBE
+from rwkvedit.recurrent.methods.registry import method
+from rwkvedit.recurrent.spectrum import top_triples
+from rwkvedit.recurrent.state import State
+from rwkvedit.recurrent.workspace import Workspace
+
+STEPS = 16
+#: Adam's rate, as a share of the largest singular value's square root (the factors' own scale).
+RATE = 0.03
+#: Weight of the controls' and the neutral turn's KL (nats) against the target's cross-entropy.
+GUARD = 4.0
+#: Mean cross-entropy (nats a token) at which the target counts as learnt: P(new) = .95.
+LEARNT = 0.05
+#: Mean KL (nats) of the rest that is let pass.
+STILL = 0.02
+NEUTRAL = ("How are you?", "What can you do?")
+
+
+@method(
+    "optimised", *PROBE, searched=False, guarded=True,
+    more=f"up to {STEPS} forwards and backwards of the questions and controls",
+    source="here; the optimiser is Adam, arXiv:1412.6980",
+)
+def optimised(ws: Workspace) -> Tensor:
+    """A low-rank delta trained on the fact's own questions, the controls and neutral turns held.
+
+    Minimises ``CE(new answer) + g KL(before || after)`` over the factors of
+    ``delta = left right^T``, from the best attempt so far (else the live probe's delta), by Adam
+    (Kingma and Ba 2015), for at most ``STEPS`` steps or ``ws.budget_ms`` milliseconds; the best
+    step is kept. Cross-entropy is over the whole answer, in every asked wording.
+    """
+    begun = time.perf_counter()
+    start = ws.warm if ws.warm is not None else ws.delta("probe")
+    triples = top_triples(start, ws.rank)
+    half = triples.sigma.sqrt()[..., None, :]
+    left = (triples.u * half).detach().requires_grad_()
+    right = (triples.v * half).detach().requires_grad_()
+    rows, targets, marks = _rows(ws)
+    with torch.no_grad():
+        before, _ = ws.model.forward(rows, ws.state, tails=[len(t) for t in targets])
+        quiet = [F.log_softmax(x.float(), -1) for x in before[marks:]]
+    optimizer = torch.optim.Adam([left, right], lr=RATE * float(half.amax()))
+    best, best_loss = start, float("inf")
+    for _ in range(STEPS):
+        ws.check()
+        delta = left @ right.transpose(-1, -2)
+        own, rest = _losses(ws, delta, rows, targets, marks, quiet)
+        loss = own + GUARD * rest
+        if float(loss.detach()) < best_loss:
+            best, best_loss = delta.detach().clone(), float(loss.detach())
+        if float(own.detach()) < LEARNT and float(rest.detach()) < STILL:
+            break
+        if (time.perf_counter() - begun) * 1e3 > ws.budget_ms:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return best
+
+
+def _rows(ws: Workspace) -> tuple[list[list[int]], list[Tensor], int]:
+    """Token rows, the tokens each must (or did) answer, and how many rows are the target's."""
+    rows: list[list[int]] = []
+    targets: list[Tensor] = []
+
+    def add(prompt: tuple[int, ...], answer: list[int]) -> None:
+        rows.append([*prompt, *answer[:-1]])
+        targets.append(torch.tensor(answer, device=ws.state.device))
+
+    for ask in ws.asks:
+        add(ask.prompt, [*ask.lead, *ws.said_new])
+    marks = len(rows)
+    for control in ws.controls:
+        add(control.ask.prompt, [*control.ask.lead, *control.value])
+    tokenizer = ws.loaded.tokenizer
+    for ask in make_asks(ws.loaded, NEUTRAL, ""):
+        add(ask.prompt, tokenizer.encode(" I"))
+    return rows, targets, marks
+
+
+def _losses(
+    ws: Workspace, delta: Tensor, rows: list[list[int]], targets: list[Tensor], marks: int,
+    quiet: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy of the target's answers, mean KL of the rest), both nats a token."""
+    ws.forwards += 1
+    ws.decodes += sum(map(len, rows))
+    with torch.enable_grad():
+        wkv = torch.cat(
+            [ws.state.wkv[: ws.lo], ws.state.wkv[ws.layers] + delta, ws.state.wkv[ws.hi :]]
+        )
+        edited = State(ws.state.att_x, wkv, ws.state.ffn_x)
+        logits, _ = ws.model.forward(rows, edited, tails=[len(t) for t in targets])
+        own = torch.cat([F.log_softmax(x.float(), -1).gather(1, t[:, None])[:, 0]
+                         for x, t in zip(logits[:marks], targets[:marks], strict=True)])
+        moved = torch.cat([
+            (q.exp() * (q - F.log_softmax(x.float(), -1))).sum(-1)
+            for x, q in zip(logits[marks:], quiet, strict=True)
+        ])
+    return -own.mean(), moved.mean()
