@@ -20,6 +20,7 @@ COLORS = {
     "dark": ("#56b4e9", "#ff9d5c", "#3ddbb0", "#e8a5cb", "#8fb8ff", "#f0e442", "#b8b8b8"),
 }
 INK = {"light": ("#ffffff", "#222222", "#d8d8d8"), "dark": ("#16181c", "#e6e6e6", "#3c4046")}
+MARKERS = "osD^vPX"
 WIDTH = 7.2  # inches
 DPI = 130
 
@@ -185,7 +186,11 @@ def _draw_lines(figure: Any, plot: Lines, colors: Sequence[str]) -> None:
     for at, series in enumerate(plot.series):
         color = colors[at % len(colors)]
         style = ("-", "--", ":")[at // len(colors) % 3]
-        axes.plot(plot.x, _clean(series.y), style, marker="o", ms=4, color=color, label=series.name)
+        # later curves are thinner and marked otherwise, so that curves that coincide can be seen
+        axes.plot(
+            plot.x, _clean(series.y), style, marker=MARKERS[at % len(MARKERS)], ms=6 - at % 3,
+            lw=max(1.2, 2.6 - 0.6 * at), color=color, label=series.name,
+        )
         if series.lo is not None and series.hi is not None:
             axes.fill_between(
                 plot.x, _clean(series.lo), _clean(series.hi), color=color, alpha=0.18, lw=0
@@ -229,7 +234,8 @@ def _draw_bars(figure: Any, plot: Bars, colors: Sequence[str], ink: str) -> None
     axes.grid(True, axis="y", lw=0.6)
     axes.set_axisbelow(True)
     axes.set(ylabel=plot.y_label, title=plot.title)
-    _legend(figure, axes, count + bool(plot.level))
+    if count > 1:
+        _legend(figure, axes, count + bool(plot.level))
 
 
 def _legend(figure: Any, axes: Any, entries: int) -> None:
@@ -281,7 +287,9 @@ def _numbers(
             share = (value - low) / (high - low)
             dark = abs(share - 0.5) > 0.35 if diverging else share < 0.55
             text = f"{value:.2f}" if max(abs(low), abs(high)) < 10 else f"{value:.0f}"
+            text = text.replace("-0.00", "0.00")
+            short = text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
             axes.text(
-                x, y, text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text,
-                ha="center", va="center", fontsize=size, color="white" if dark else "black",
+                x, y, short, ha="center", va="center", fontsize=size,
+                color="white" if dark else "black",
             )

@@ -64,6 +64,7 @@ def layer_sweep(loaded: Any, options: Options, rng: np.random.Generator) -> Find
     material, settings, caution = gather(loaded, options.lexicon, rng, options.worlds or 0)
     original = material.old.clone()
     L = material.old.n_layer
+    first = read(loaded, material.cases, material.old)
     rows = [row(material, "none", "none", material.before, True)]
     for family, name, chosen in patches(L):
         wkv = material.old.wkv.clone()
@@ -75,8 +76,8 @@ def layer_sweep(loaded: Any, options: Options, rng: np.random.Generator) -> Find
         reading = read(loaded, material.cases, state)
         rows.append(row(material, "other", name, reading, material.old.equal(original)))
     again = read(loaded, material.cases, material.old)
-    baseline = bool(np.array_equal(again.odds, material.before.odds))
-    settings |= {"restored": all(r["restored"] for r in rows), "baseline_read_again": baseline}
+    drift = float(np.abs(again.odds - first.odds).max())
+    settings |= {"restored": all(r["restored"] for r in rows), "baseline_drift_nats": drift}
     return Finding(
         caution + sentence(rows, L, settings), (Table(COLUMNS, tuple(rows)),),
         pictures(rows, L), settings,
