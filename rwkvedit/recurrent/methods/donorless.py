@@ -1,14 +1,15 @@
 """Donor-free methods: no second conversation to copy from, only calibrated directions.
 
-Per head, with u1, sigma1, v1 of the calibration's delta (the fact told alone, old against new)
-and S the live state::
+Per head, with U, s, V the k leading triples of the calibration's delta (the fact told alone, old
+against new; k = the tokens of the longer value, and k = 1 is what was published) and S the live
+state::
 
-    remove   S - (S v1) v1^T              nothing is read along v1 any more
-    add      S + sigma1 u1 v1^T           the difference of the values is written there
-    both     S - (S v1) v1^T + sigma1 u1 v1^T
+    remove   S - (S V) V^T                nothing is read along the addresses any more
+    add      S + U diag(s) V^T            the difference of the values is written there
+    both     S - (S V) V^T + U diag(s) V^T
 
-Heads whose sigma1 lies under a threshold are left alone: their v1 is noise, and to project along
-it would forget something else.
+Heads whose sigma1 lies under a threshold are left alone: their addresses are noise, and to project
+along them would forget something else.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def strong_heads(sigma: Tensor, quantile: float = QUANTILE) -> Tensor:
 
 
 def removal(live: Tensor, v: Tensor) -> Tensor:
-    """``-(S v) v^T`` of states (l, H, N, N) along unit addresses (l, H, N)."""
-    return -(live @ v[..., None]) * v[..., None, :]
+    """``-(S V) V^T`` of states (l, H, N, N) along orthonormal addresses (l, H, N, k)."""
+    return -(live @ v) @ v.transpose(-1, -2)
 
 
 def _directions(ws: Workspace) -> tuple[Triples, Tensor]:
     """Leading triples of the fact told alone, and the heads that take part (l, H, 1, 1)."""
-    triples = ws.triples("alone", 1)
+    triples = ws.triples("alone", ws.rank)
     return triples, strong_heads(triples.sigma[..., 0])[..., None, None]
 
 
@@ -46,19 +47,19 @@ def _directions(ws: Workspace) -> tuple[Triples, Tensor]:
     source=published("donor-free.cpp", "remove only"),
 )
 def donor_free_remove(ws: Workspace) -> Tensor:
-    """The live state's read-out along the fact's address projected out: ``-(S v1) v1^T``.
+    """The live state's read-out along the fact's addresses projected out: ``-(S V) V^T``.
 
     Exact at alpha = 1. Forgets whatever else is read there, and writes nothing.
     """
     triples, strong = _directions(ws)
-    return removal(ws.state.wkv[ws.layers], triples.v[..., 0]) * strong
+    return removal(ws.state.wkv[ws.layers], triples.v) * strong
 
 
 @method("donor-free-add", *ALONE, source=published("donor-free.cpp", "add only"))
 def donor_free_add(ws: Workspace) -> Tensor:
-    """The values' difference written at the fact's address: ``sigma1 u1 v1^T``, strong heads only.
+    """The values' difference written at the fact's addresses: ``U diag(s) V^T``, strong heads only.
 
-    iso-r1 without the heads under the threshold.
+    isolate's delta at rank k without the heads under the threshold.
     """
     triples, strong = _directions(ws)
     return triples.matrix() * strong
@@ -66,11 +67,11 @@ def donor_free_add(ws: Workspace) -> Tensor:
 
 @method("donor-free", *ALONE, source=published("donor-free.cpp", "donor-free"))
 def donor_free(ws: Workspace) -> Tensor:
-    """Both: what is read at the fact's address projected out, the values' difference written.
+    """Both: what is read at the fact's addresses projected out, the values' difference written.
 
-    ``delta = -(S v1) v1^T + sigma1 u1 v1^T``; alpha scales both, as published. What is written is
+    ``delta = -(S V) V^T + U diag(s) V^T``; alpha scales both, as published. What is written is
     the *difference* new - old, so that the removal also takes the part both values share.
     """
     triples, strong = _directions(ws)
     live = ws.state.wkv[ws.layers]
-    return (removal(live, triples.v[..., 0]) + triples.matrix()) * strong
+    return (removal(live, triples.v) + triples.matrix()) * strong

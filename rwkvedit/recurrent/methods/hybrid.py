@@ -55,11 +55,12 @@ def probe(ws: Workspace) -> Tensor:
 
 @method("online", *PROBE, source=published("hybrid-edit.cpp", "ONLINE"))
 def online(ws: Workspace) -> Tensor:
-    """The probe's rank-1 part alone: values, too, as the live state writes them.
+    """The probe's leading part alone: values, too, as the live state writes them.
 
-    ``delta = sigma1 u1 v1^T`` of probe's delta, per head.
+    ``delta = U diag(s) V^T``, the k leading triples of probe's delta per head, with k = the tokens
+    of the longer value (k = 1 is what was published).
     """
-    return ws.triples("probe", 1).matrix()
+    return ws.triples("probe", ws.rank).matrix()
 
 
 @method("token", "token-old", "token-new", source=published("token-delta.cpp", "token-level delta"))
