@@ -40,6 +40,7 @@ def test_a_world_is_told_in_words_the_parser_reads():
         for turn in m.told(m.facts(3, 1)).turns:
             told = turn.facts[0]
             read = parse_fact(turn.user)
+            assert read is not None, turn.user
             assert (read.kind, read.entity) == (told.kind, told.entity), turn.user
 
 
@@ -86,8 +87,8 @@ def test_kinds_without_words_enough_are_not_drawn():
     names = {"city", "age", "phone", "sister", "brother", "friend", "boss"}
     for _ in range(20):
         assert {fact.kind for fact in m.facts(6, 1)} <= names
-    with pytest.raises(UsageError, match="short"):
-        maker(1, Lexicon(short, "poor.json")).facts(6, 1)
+    with pytest.raises(UsageError, match=r"rich\.json: these worlds need 7 different words"):
+        m.kinds(1, ["pet", "food"], each=7)
 
 
 def test_a_turn_says_its_parts():

@@ -10,7 +10,6 @@ import sys
 import time
 from typing import Any
 
-from rwkvedit import __version__
 from rwkvedit.cli import set_threads
 from rwkvedit.errors import UnavailableError
 
@@ -26,6 +25,8 @@ COMMON: dict[str, dict[str, Any]] = {
     "--threads": {"type": int, "metavar": "N", "help": "CPU threads"},
     "--json": {"action": "store_true", "help": "print one JSON document"},
 }
+
+INTERRUPTED = 130
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -45,80 +46,49 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Exit code 0, or 130 when Ctrl-C cut the measurement short: what was done is still shown."""
     from rwkvedit.repl.render import Renderer
 
     if getattr(args, "missing", None):
         raise UnavailableError(f"bench {args.bench} is not part of this build ({args.missing})")
     set_threads(args.threads)
     began = time.perf_counter()
+    if sys.stderr.isatty():
+        args.on_progress = progress
     document = importlib.import_module(BENCHES[args.bench][0]).run(args)
-    about = meta(args, time.perf_counter() - began)
-    document["meta"] = {**about, **document.get("meta", {})}
-    renderer = Renderer()
+    if "rows" in document:
+        about = meta(args, time.perf_counter() - began)
+        document["meta"] = {**about, **document.get("meta", {})}
     if args.json:
-        renderer.document(document)
-        return 0
-    show(document)
-    return 0
+        Renderer().document(document)
+    else:
+        show(document)
+    return INTERRUPTED if document.get("interrupted") else 0
+
+
+def progress(done: int, of: int) -> None:
+    """One line on the terminal, written over by the next."""
+    sys.stderr.write(f"\r\x1b[K{done} of {of} worlds\r")
+    sys.stderr.flush()
 
 
 def meta(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Where the numbers come from."""
-    import torch
+    """Where the numbers come from. The model is the benchmark's own where it left one behind."""
+    from rwkvedit.evaluate.loading import load_once
+    from rwkvedit.report.meta import meta_of
 
-    from rwkvedit.models.catalog import load_model
-
-    model = load_model(args.model or "embedded", args.device or "auto").model
-    return {
-        "version": __version__,
-        "model": str(args.model),
-        "model_digest": model.digest,
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "seed": getattr(args, "seed", None),
-        "command": shlex.join(["rwkvedit", *sys.argv[1:]]),
-        "seconds": round(seconds, 3),
-    }
+    command = shlex.join(["rwkvedit", *sys.argv[1:]])
+    return meta_of(load_once(args), getattr(args, "seed", None), command, seconds)
 
 
 def show(document: dict[str, Any]) -> None:
-    """The rows as a table on stdout; a rate as its mean and, where there is room, [lo, hi]."""
+    """A document for people, on stdout."""
     from rich.console import Console
-    from rich.table import Table
+
+    from rwkvedit.report import bench
 
     console = Console()
-    rows = document["rows"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    roomy = console.width >= 18 * len(columns)
-    table = Table(box=None, padding=(0, 1))
-    for column in columns:
-        table.add_column(
-            column.replace("_", " "), justify="left" if column in TEXT_COLUMNS else "right"
-        )
-    for row in rows:
-        table.add_row(*(cell(row.get(column), roomy) for column in columns))
-    console.print(table)
-    if not roomy:
-        console.print("95% intervals: --json, or a wider terminal", style="dim")
-    console.print(f"{document['meta']['command']}  ({document['meta']['seconds']} s)", style="dim")
-
-
-TEXT_COLUMNS = ("name", "method", "task", "size", "peer_name", "unit")
-
-
-def cell(value: Any, intervals: bool) -> str:
-    """One value for people."""
-    if isinstance(value, dict) and "mean" in value:
-        if value["mean"] is None:
-            return "-"
-        mean = number(value["mean"])
-        return f"{mean} [{number(value['lo'])}, {number(value['hi'])}]" if intervals else mean
-    if isinstance(value, float):
-        return number(value)
-    return "-" if value is None else str(value)
-
-
-def number(value: float) -> str:
-    """Three decimals for a share, fewer digits for a large number."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    for part in bench.render(document, console.width):
+        console.print(part)

@@ -1,0 +1,124 @@
+"""Benchmark documents as rich tables that fit the terminal. Prints nothing, knows no model.
+
+A rate is shown by its mean; ``clean``, the measure that sums an edit up, with its 95% interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from rwkvedit.report import tables
+
+#: Columns of ``bench state``: key, title, and the width of terminal from which it is shown.
+STATE_COLUMNS = (
+    ("flip", "flip", 0), ("keep", "keep", 0), ("clean", "clean", 0), ("clean", "95%", 0),
+    ("leak", "leak", 0), ("reply", "reply", 0), ("kl_target", "KL t", 0),
+    ("kl_control", "KL c", 0), ("still_first", "still", 96), ("fluency", "fluency", 96),
+    ("same_40", "same40", 96), ("stutter", "stutter", 104), ("old_40", "old40", 104),
+    ("ms", "ms", 0), ("decodes", "tokens", 0), ("forwards", "calls", 120),
+)
+WHOLE = ("ms", "decodes")  # shown without decimals
+
+
+def render(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
+    """The parts of a ``bench`` document, to be printed one below another."""
+    if "rows" not in document:
+        yield from _listing(document)
+        return
+    if "suite" in document:
+        yield from _state(document, width)
+    else:
+        yield from _plain(document["rows"], width)
+    yield from map(_wrong, document.get("wrong", ()))
+    meta = document["meta"]
+    yield Text(f"{meta['command']}  ({meta['seconds']:.0f} s)", style="dim")
+
+
+def _table(*columns: str, left: Sequence[str] = ()) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right", no_wrap=True)
+    return table
+
+
+def _listing(document: dict[str, Any]) -> Iterator[Table | Text]:
+    """``--list``: names with their summaries."""
+    for key, entries in document.items():
+        yield Text(key.replace("_", " ").capitalize(), style="bold")
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for entry in entries:
+            table.add_row(entry["name"], entry["summary"].replace("``", ""))
+        yield table
+
+
+def _state(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
+    rows, counted = document["rows"], document["worlds_counted"]
+    shown = [(key, title) for key, title, room in STATE_COLUMNS
+             if width >= room and any(key in row for row in rows)]
+    table = _table("method", *(title for _, title in shown), left=("method",))
+    for row in rows:
+        table.add_row(row["method"], *(_cell(row, key, title) for key, title in shown))
+    yield table
+    yield Text(
+        f"{document['suite']}: {counted} of {document['worlds']} worlds counted, those the "
+        "unedited model knows whole and in which the oracle flips", style="dim",
+    )
+    if document.get("interrupted"):
+        after = f"interrupted after {document['worlds_done']} of {document['worlds']} worlds"
+        how = "the same command goes on from there" if document.get("resume") else (
+            "with --out FILE the same command would go on from there")
+        yield Text(f"{after}; {how}", style="yellow")
+    by = document.get("by")
+    if by:
+        yield Text(f"\nclean by {document['by_what']}", style="bold")
+        table = _table("method", *by, left=("method",))
+        for row in rows:
+            table.add_row(row["method"], *(
+                _cell(group.get(row["method"], {}), "clean", "") for group in by.values()))
+        counts = [next(iter(group.values()))["worlds_counted"] for group in by.values()]
+        table.add_row("worlds", *map(str, counts), style="dim")
+        yield table
+
+
+def _cell(row: dict[str, Any], key: str, title: str) -> str:
+    found = row.get(key)
+    if not isinstance(found, dict) or found.get("mean") is None:
+        return "-"
+    if title == "95%":
+        return f"{share(found['lo'])}-{share(found['hi'])}"
+    return f"{found['mean']:.0f}" if key in WHOLE else share(found["mean"])
+
+
+def share(value: float) -> str:
+    """Three decimals, the leading zero left out: ``.985``, ``1.00``, ``-.012``, ``12.3``."""
+    if abs(value) >= 9.995:
+        return f"{value:.1f}"
+    if abs(value) >= 0.9995:
+        return f"{value:.2f}"
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def _plain(rows: Sequence[dict[str, Any]], width: int) -> Iterator[Table | Text]:
+    """Any other benchmark: every key a column; intervals where there is room."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = tables.Table(tables.columns(*((k, k.replace("_", " ")) for k in keys)), tuple(rows))
+    yield tables.rich_table(table, width)
+    if not tables.roomy(table, width):
+        yield Text("95% intervals: --json, or a wider terminal", style="dim")
+
+
+def _wrong(one: dict[str, Any]) -> Text:
+    """One failed answer."""
+    if "question" in one:
+        return Text(f"{one['row']}: {one['question']} {one['reply']} ({one['wanted']})")
+    used = f" [{one['used']}]" if one["used"] else ""
+    text = f"{one['method']} world {one['world']}{used}: {one['old']} -> {one['new'] or 'nothing'}"
+    if one["missed"]:
+        text += f"\n  missed: {one['asked']} {one['reply']}"
+    return Text(text + "".join(f"\n  lost: {lost}" for lost in one["lost"]))
