@@ -21,7 +21,10 @@ from typing import Any, NoReturn
 from rwkvedit import __version__
 from rwkvedit.errors import RwkvEditError, UsageError
 
-VERBS = ("chat", "run", "replay", "calib", "models", "logits", "train", "bench", "commands")
+VERBS = (
+    *("chat", "run", "replay", "calib", "models", "logits", "train", "bench", "study"),
+    "commands",
+)
 VALUED = (
     *("--model", "--device", "--dtype", "--backend", "--vocab", "--threads"),
     *("--temperature", "--top-p", "--top-k", "--presence", "--frequency", "--seed"),

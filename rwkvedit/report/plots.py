@@ -145,7 +145,7 @@ def png(plot: Plot, theme: str = "light") -> bytes:
     from matplotlib.figure import Figure
 
     paper, ink, faint = INK[theme]
-    style = {
+    style: dict[Any, Any] = {
         "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper,
         "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink,
         "xtick.color": ink, "ytick.color": ink, "grid.color": faint,
@@ -164,6 +164,11 @@ def png(plot: Plot, theme: str = "light") -> bytes:
         out = io.BytesIO()
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def size(plot: Plot) -> tuple[int, int]:
+    """Pixels across and down of the plot's PNG."""
+    return round(WIDTH * DPI), round(_height(plot) * DPI)
 
 
 def _height(plot: Plot) -> float:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 
-
 @dataclass(frozen=True)
 class Column:
     """``key`` in the rows, ``title`` for people, ``about`` what it measures and its unit."""

@@ -168,6 +168,11 @@ def canonical_command(entry: Entry, loaded: Any, options: Options) -> str:
     words += ["--seed", str(options.seed)]
     if loaded.name != "embedded":
         words += ["--model", loaded.name]
+    model = loaded.model
+    if model.device.type != "cpu":
+        words += ["--device", str(model.device)]
+    if str(model.dtype) != "torch.float32":
+        words += ["--dtype", {"bfloat16": "bf16", "float16": "fp16"}[str(model.dtype)[6:]]]
     if entry.worlds and options.lexicon != "common":
         words += ["--lexicon", options.lexicon]
     if options.a and options.b and entry.name in CONTRASTS:

@@ -170,9 +170,11 @@ def directions(loaded: Any, options: Options, rng: np.random.Generator) -> Findi
 
 
 def curvature(v: np.ndarray) -> dict[str, Any]:
-    """Ends minus middle of |cos v1| with the fact told alone; above 0 is a U by position."""
+    """First and last place minus the middle one, of |cos v1| with the fact told alone: a U by
+    position has both above 0."""
     with_alone = v[:, :VARIED, -1]
-    return mean((with_alone[:, 0] + with_alone[:, -1]) / 2 - with_alone[:, VARIED // 2])
+    middle = with_alone[:, VARIED // 2]
+    return {"first": mean(with_alone[:, 0] - middle), "last": mean(with_alone[:, -1] - middle)}
 
 
 def position_rows(u: np.ndarray, v: np.ndarray, sigma: np.ndarray) -> list[dict]:
@@ -189,22 +191,28 @@ def position_rows(u: np.ndarray, v: np.ndarray, sigma: np.ndarray) -> list[dict]
 
 def sentence(rows: list[dict], places: list[dict], bend: dict, chance: float) -> str:
     by = {r["axis"]: r for r in rows}
-    if bend["lo"] > 0:
-        shape = f"a U by position is there (ends minus middle {signed(bend['mean'])})"
-    elif bend["hi"] < 0:
-        shape = f"by position it is the other way round (ends minus middle {signed(bend['mean'])})"
+    near, far = (places[at]["v1_alone"]["mean"] for at in (0, -1))
+    first, last = bend["first"], bend["last"]
+    if first["lo"] > 0 and last["lo"] > 0:
+        shape = "it is a U by position"
+    elif first["hi"] < 0 and last["hi"] < 0:
+        shape = "it is an arch by position, the middle nearest"
+    elif last["lo"] > 0:
+        shape = "it is no U by position, later places are nearer"
+    elif first["lo"] > 0:
+        shape = "it is no U by position, earlier places are nearer"
     else:
-        shape = (f"no U by position shows (ends minus middle {signed(bend['mean'])}, "
-                 f"95% interval {signed(bend['lo'])} to {signed(bend['hi'])})")
+        shape = "no U by position shows"
+    shape += (f" (first and last minus middle: {signed(first['mean'])}, {signed(last['mean'])})")
 
     def pair(axis: str) -> str:
         return f"{signed(by[axis]['u1']['mean'])} and {signed(by[axis]['v1']['mean'])}"
 
     return (
-        f"|cos| of u1 and of v1 between versions (chance {signed(chance)}): another value {pair('value')}, "  # noqa: E501
-        f"another entity {pair('entity')}, another property {pair('property')}, another position "
-        f"{pair('position')}; against the fact told alone, v1 is at {signed(places[0]['v1_alone']['mean'])} "  # noqa: E501
-        f"first and {signed(places[-1]['v1_alone']['mean'])} last of five, and {shape}."
+        f"|cos| of u1 and of v1 between versions (chance {signed(chance)}): another value "
+        f"{pair('value')}, another entity {pair('entity')}, another property {pair('property')}, "
+        f"another position {pair('position')}; against the fact told alone v1 is at "
+        f"{signed(near)} first and {signed(far)} last of five, and {shape}."
     )
 
 

@@ -20,7 +20,12 @@ from rwkvedit.report.plots import Lines, Series
 from rwkvedit.report.tables import Table, columns
 from rwkvedit.study.base import Finding, Options, mean, share, signed, study
 from rwkvedit.study.cases import (
-    Material, Reading, find_lexicon, gather, read, run_tokens, turn_tokens,
+    Reading,
+    find_lexicon,
+    gather,
+    read,
+    run_tokens,
+    turn_tokens,
 )  # fmt: skip
 
 DISTANCES = (0, 16, 32, 64, 128, 256, 512, 1024)

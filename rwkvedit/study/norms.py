@@ -127,10 +127,11 @@ def sentence(rows: list[dict], grown: list[np.ndarray], whole: dict) -> str:
     first, half, last = (grown[STEPS.index(n)].mean() for n in (16, 128, 256))
     slow = max((r for r in rows if r["half_life"]), key=lambda r: r["half_life"], default=None)
     lasting = "" if slow is None else (
-        f"; the slowest decay is layer {slow['layer']}'s (half-life {slow['half_life']:,.0f} tokens)")
+        f"; the slowest decay is layer {slow['layer']}'s (half-life "
+        f"{slow['half_life']:,.0f} tokens)")
     return (
-        f"A fact's change is {signed(whole['mean'])} of the whole state's norm and largest in layer "
-        f"{top['layer']} ({signed(top['ratio']['mean'])} of that layer's state; the largest state "
+        f"A fact's change is {signed(whole['mean'])} of the whole state's norm and largest in "
+        f"layer {top['layer']} ({signed(top['ratio']['mean'])} of that layer's state; the largest state "
         f"is layer {big['layer']}'s, {big['state']['mean']:,.0f}); over small talk the norm "
         f"grows by {last / first - 1:+.0%} from 16 to 256 tokens and by {last / half - 1:+.0%} "
         f"from 128 to 256{lasting}."

@@ -108,14 +108,15 @@ def sentence(rows: list[dict]) -> str:
         f"{form}: " + ", ".join(
             f"{does} {by[form, does]['flip']['mean']:.0%}" for does in DOES)
         for form in ("whole", "rank 1", "project"))
-    best = max((r for r in rows if r["form"] != "none"), key=lambda r: r["flip"]["mean"])
+    most = max(r["flip"]["mean"] for r in rows)
+    best = ", ".join(f"{r['form']} {r['does']}" for r in rows if r["flip"]["mean"] == most)
     remove, add = by["rank 1", "remove"], by["rank 1", "add"]
     return (
         f"Worlds flipped by {said}; random changes as large flip "
         f"{by['random', 'both']['flip']['mean']:.0%}. At rank 1 removing lowers log P(old) by "
         f"{signed(remove['old_falls']['mean'])} nats and adding raises log P(new) by "
         f"{signed(add['new_rises']['mean'])} (and lowers log P(old) by "
-        f"{signed(add['old_falls']['mean'])}); most flips: {best['does']}, {best['form']}."
+        f"{signed(add['old_falls']['mean'])}); most flips ({most:.0%}): {best}."
     )
 
 

@@ -107,11 +107,11 @@ def sentence(rows: list[dict], edits: list[dict], overall: dict, L: int) -> str:
         f"{L // 2}:{L} the rank-1 edit moves {signed(effect(one))} of the log-odds and flips "
         f"{one['flip']['mean']:.0%} of worlds against {signed(effect(full))} and "
         f"{full['flip']['mean']:.0%} for the whole change, a random change of equal norm moves "
-        f"{signed(effect(noise))}, and rank {enough} is the first to reach nine tenths of the whole."
+        f"{signed(effect(noise))}, and rank {enough} is the first to reach nine tenths of it."
     )
 
 
-def pictures(rows: list[dict], edits: list[dict], L: int, H: int) -> tuple[Heatmaps, Lines]:
+def pictures(rows: list[dict], edits: list[dict], L: int, H: int) -> tuple[Lines, Heatmaps]:
     values = tuple(tuple(rows[i * H + h]["r1"]["mean"] for h in range(H)) for i in range(L))
     order = [e["rank"] for e in edits if e["layers"] == "all" and e["rank"] != "random"]
     series = tuple(

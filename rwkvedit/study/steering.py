@@ -1,9 +1,9 @@
 """Mean-difference steering: does adding mean(B) - mean(A) make texts of B likelier than of A?
 
 The direction is the difference of the two sets' mean residuals after a layer (over all their
-tokens), from one half of the groups. It is added, times a strength, at every position of that layer
-while the other half's texts are read; measured is how much more likely texts of B become than texts
-of A, per token::
+tokens), from two thirds of the groups. It is added, times a strength, at every position of that
+layer while the remaining third is read, each third in turn; measured is how much more likely texts
+of B become than texts of A, per token::
 
     pull = [mean log P(B texts) - mean log P(A texts)] steered - the same unsteered     (nats)
 
@@ -27,8 +27,10 @@ from rwkvedit.report.tables import Table, columns
 from rwkvedit.study.base import Finding, Options, mean, signed, study
 from rwkvedit.study.prompts import Prompt, names_of, prompt_sets
 
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-DRAWS = 5  # random directions
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
+FIRST = 2.0  # the strength at which layers are compared
+THIRDS = 3
+DRAWS = 4  # random directions
 
 COLUMNS = columns(
     ("layer", "layer"), ("strength", "strength", "multiples of the difference of means"),
@@ -40,23 +42,25 @@ COLUMNS = columns(
 )
 
 
-def halves(
+def thirds(
     a: Sequence[Prompt], b: Sequence[Prompt], rng: np.random.Generator
-) -> tuple[list[list[Prompt]], list[list[Prompt]]]:
-    """([A, B] to fit, [A, B] to test); groups stay whole. Raises UsageError when one is empty."""
-    names = sorted({p.group for p in (*a, *b)})
-    order = [names[int(i)] for i in rng.permutation(len(names))]
-    both = {p.group for p in a} & {p.group for p in b}
-    shared = [n for n in order if n in both] or order
-    chosen = set(shared[::2])
-    if not both:  # groups of one set each: halve each set's own
-        chosen = {n for side in (a, b)
-                  for n in [g for g in order if g in {p.group for p in side}][::2]}
-    fit, test = ([[p for p in side if (p.group in chosen) == want] for side in (a, b)]
-                 for want in (True, False))
-    if not all([*fit, *test]):
-        raise UsageError("steering needs two groups of prompts or more on each side")
-    return fit, test
+) -> list[list[list[Prompt]]]:
+    """Three parts [A prompts, B prompts]; groups stay whole. Raises UsageError when a side has
+    fewer than three groups."""
+    parts: list[list[list[Prompt]]] = [[[], []] for _ in range(THIRDS)]
+    place: dict[str, int] = {}
+    for side, prompts in enumerate((a, b)):
+        names = sorted({p.group for p in prompts})
+        if len(names) < THIRDS:
+            raise UsageError(
+                f"steering needs {THIRDS} groups of prompts or more on each side; add prompts or "
+                "leave the group ids out"
+            )
+        free = [names[int(i)] for i in rng.permutation(len(names)) if names[int(i)] not in place]
+        place |= {name: at % THIRDS for at, name in enumerate(free)}
+        for prompt in prompts:
+            parts[place[prompt.group]][side].append(prompt)
+    return parts
 
 
 def directions(loaded: Any, fit: Sequence[Sequence[Prompt]]) -> tuple[Tensor, Tensor]:
@@ -96,69 +100,83 @@ def likelihood(loaded: Any, prompts: Sequence[Prompt], layer: int, added: Tensor
 def steering(loaded: Any, options: Options, rng: np.random.Generator) -> Finding:
     a, b = prompt_sets(loaded, options.a, options.b)
     names = names_of(options.a, options.b)
-    fit, test = halves(a, b, rng)
-    difference, sizes = directions(loaded, fit)
-    L = difference.shape[0]
-    plain = [likelihood(loaded, side, 0, None) for side in test]
+    parts = thirds(a, b, rng)
+    fitted = []  # per part: direction (L, D) and residual norm (L,) of the other two
+    for at in range(THIRDS):
+        rest = [part for i, part in enumerate(parts) if i != at]
+        fitted.append(directions(loaded, [[p for part in rest for p in part[s]] for s in (0, 1)]))
+    L = fitted[0][0].shape[0]
+    plain = [[likelihood(loaded, side, 0, None) for side in part] for part in parts]
+    groups = [[p.group for part in parts for p in part[side]] for side in (0, 1)]
 
-    def measured(layer: int, added: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Change of each test prompt's likelihood: (A, B)."""
-        changed = [likelihood(loaded, side, layer, added) - base
-                   for side, base in zip(test, plain, strict=True)]
-        return changed[0], changed[1]
+    def measured(layer: int, added: Sequence[Tensor]) -> list[np.ndarray]:
+        """Change of every prompt's likelihood, [A, B], each part read with its own direction."""
+        return [
+            np.concatenate([
+                likelihood(loaded, part[side], layer, add) - base[side]
+                for part, base, add in zip(parts, plain, added, strict=True)
+            ]) for side in (0, 1)
+        ]
 
     def row(layer: int, strength: float) -> dict[str, Any]:
-        added = difference[layer] * strength
-        on_a, on_b = measured(layer, added)
+        added = [difference[layer] * strength for difference, _ in fitted]
+        size = [float(x.norm() / s[layer]) for x, (_, s) in zip(added, fitted, strict=True)]
+        steered = measured(layer, added)
         noise = []
         for _ in range(DRAWS):
-            draw = torch.tensor(rng.standard_normal(len(added)), dtype=added.dtype)
-            draw = draw.to(added.device)
-            noise.append(measured(layer, draw * (added.norm() / draw.norm())))
+            draw = torch.tensor(rng.standard_normal(len(added[0])), dtype=added[0].dtype)
+            draw = draw.to(added[0].device)
+            noise.append(measured(layer, [draw * (x.norm() / draw.norm()) for x in added]))
+        random = [np.mean([n[side] for n in noise], 0) for side in (0, 1)]
         return {
-            "layer": layer, "strength": strength, "norm": float(added.norm() / sizes[layer]),
-            "pull": gap(on_a, on_b), "cost": mean(-np.concatenate([on_a, on_b])),
-            "random": gap(*(np.mean([n[side] for n in noise], 0) for side in (0, 1))),
-            "random_cost": mean(-np.concatenate([np.concatenate(n) for n in noise])),
+            "layer": layer, "strength": strength, "norm": float(np.mean(size)),
+            "pull": gap(steered, groups), "random": gap(random, groups),
+            "cost": mean(-np.concatenate(steered)), "random_cost": mean(-np.concatenate(random)),
         }
 
-    rows = [row(layer, 1.0) for layer in range(L)]
-    best = max(rows, key=lambda r: r["pull"]["mean"])["layer"]
-    swept = [next(r for r in rows if r["layer"] == best) if s == 1.0 else row(best, s)
-             for s in STRENGTHS]
+    rows = [row(layer, FIRST) for layer in range(L)]
+    best = max(rows, key=lambda r: r["pull"]["mean"])
+    swept = [best if s == FIRST else row(best["layer"], s) for s in STRENGTHS]
     settings = {
         "a": options.a or f"shipped: {names[0]}", "b": options.b or f"shipped: {names[1]}",
-        "fitted_on": [len(x) for x in fit], "tested_on": [len(x) for x in test],
-        "random_directions": DRAWS,
+        "prompts": [len(a), len(b)], "parts": THIRDS, "random_directions": DRAWS,
     }
     return Finding(
         sentence(rows, swept, names),
-        (Table(COLUMNS, tuple(rows), "every layer at strength 1"),
-         Table(COLUMNS, tuple(swept), f"layer {best} at several strengths")),
+        (Table(COLUMNS, tuple(rows), f"every layer at strength {FIRST:g}"),
+         Table(COLUMNS, tuple(swept), f"layer {best['layer']} at several strengths")),
         pictures(rows, swept, names), settings,
     )
 
 
-def gap(on_a: np.ndarray, on_b: np.ndarray) -> dict[str, Any]:
-    """Mean of B minus mean of A with a bootstrap interval over prompts of each side."""
+def gap(changes: Sequence[np.ndarray], groups: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Mean of B minus mean of A, with a 95% bootstrap interval over the groups of each side."""
     draw = np.random.default_rng(0)
-    means = [x[draw.integers(0, len(x), (2000, len(x)))].mean(1) for x in (on_a, on_b)]
+    means = []
+    for change, names in zip(changes, groups, strict=True):
+        _, at = np.unique(names, return_inverse=True)
+        n = int(at.max()) + 1
+        total, count = np.bincount(at, change, n), np.bincount(at, minlength=n)
+        picks = draw.integers(0, n, (2000, n))
+        means.append(total[picks].sum(1) / count[picks].sum(1))
     lo, hi = np.percentile(means[1] - means[0], [2.5, 97.5])
-    return {"mean": float(on_b.mean() - on_a.mean()), "lo": float(lo), "hi": float(hi),
-            "n": len(on_a) + len(on_b)}
+    middle = float(changes[1].mean() - changes[0].mean())
+    return {"mean": middle, "lo": float(lo), "hi": float(hi), "n": sum(map(len, changes))}
 
 
 def sentence(rows: list[dict], swept: list[dict], names: tuple[str, str]) -> str:
     best = max(rows, key=lambda r: r["pull"]["mean"])
     strongest = max(swept, key=lambda r: r["pull"]["mean"])
-    clear = best["pull"]["lo"] > max(0.0, best["random"]["hi"])
-    works = "Steering works" if clear else "Steering does not clearly beat its control"
+    clear = [r for r in (*rows, *swept) if r["pull"]["lo"] > max(0.0, r["random"]["hi"])]
+    works = "Steering beats its control" if clear else "Steering does not clearly beat its control"
     return (
-        f"{works}: the difference of means added after layer {best['layer']} pulls held-out texts "
-        f"of {names[1]} ahead of {names[0]} by {signed(best['pull']['mean'])} nats a token, a "
-        f"random direction of equal norm by {signed(best['random']['mean'])}; the most is "
-        f"{signed(strongest['pull']['mean'])} at strength {strongest['strength']:g}, where both "
-        f"lose {signed(strongest['cost']['mean'])} nats a token on average."
+        f"{works}: at strength {FIRST:g} the difference of means is best added after layer "
+        f"{best['layer']}, where it pulls held-out texts of {names[1]} ahead of {names[0]} by "
+        f"{signed(best['pull']['mean'])} nats a token (95% interval {signed(best['pull']['lo'])} "
+        f"to {signed(best['pull']['hi'])}) and random directions of equal norm by "
+        f"{signed(best['random']['mean'])}; the most there is {signed(strongest['pull']['mean'])} "
+        f"at strength {strongest['strength']:g}, which costs both "
+        f"{signed(strongest['cost']['mean'])} nats a token on average."
     )
 
 

@@ -43,7 +43,7 @@ def carried_keys(
     Row b counts ``lengths[b]`` tokens; later positions change nothing. Squared norms (B, T, H) are
     NaN where the conversation ends before.
     """
-    B, T, H, N = k.shape
+    B, T, H = k.shape[:3]
     keys = torch.zeros_like(k)
     after = {lag: k.new_full((B, T, H), float("nan")) for lag in LAGS if lag < T}
     for t in range(T):

@@ -2,6 +2,6 @@
 
 from rwkvedit.repl.commands.base import REGISTRY
 
-from . import memory, steps, talk, files, session, calib, help  # isort: skip
+from . import memory, steps, talk, files, session, calib, study, help  # isort: skip
 
-__all__ = ["REGISTRY", "calib", "files", "help", "memory", "session", "steps", "talk"]
+__all__ = ["REGISTRY", "calib", "files", "help", "memory", "session", "steps", "study", "talk"]
