@@ -39,7 +39,10 @@ KEEP = 0.2
 ACKS = ("Got it.", "Got it.", "Got it.", "Okay.", "Noted.")
 FORGETS = ("Forget that {}", "Please forget that {}")
 ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
-OPEN = 0.6  # share of the names and values that come from no list
+# Vocabularies of a document: odds, share of names and values that come from no list, and how many
+# of those are spelled in several tokens. A chat of nothing but unheard words is the hard case.
+VOCABULARIES = ((0.25, 0.25, 0.5), (0.35, 0.6, 0.65), (0.4, 1.0, 0.9))
+TOKENS_PER_FACT = 36  # telling it, acknowledging it and asking for some of it
 STAGES = (
     # until, row lengths with odds, most entities, most facts each, rate of everything but telling
     (0.10, ((96, 1.0),), 3, 1, 0.0),
@@ -90,6 +93,7 @@ class Writer:
 
     def __init__(self, words: Words, rng: np.random.Generator) -> None:
         self.words, self.rng = words, rng
+        self.open = 0.6
         self._kinds = list(KINDS.values())
         odds = np.array([0.5 if kind.name == "phone" else 2.5 if kind.name in ("city", "color")
                          else 1.5 if kind.name in ("job", "pet", "thing", "food", "drink")
@@ -107,14 +111,14 @@ class Writer:
     def _entities(self, n: int) -> list[str]:
         chosen: list[str] = []
         surname_world = n >= 2 and self.chance(0.12)
-        first = self.words.name(self.rng, OPEN)
+        first = self.words.name(self.rng, self.open)
         while len(chosen) < n:
             if surname_world and len(chosen) < 2:
                 name = f"{first} {self.words.name(self.rng, 0.3)}"
             elif self.chance(0.06):
-                name = f"{self.words.name(self.rng, OPEN)} {self.words.name(self.rng, OPEN)}"
+                name = " ".join(self.words.name(self.rng, self.open) for _ in range(2))
             else:
-                name = self.words.name(self.rng, OPEN)
+                name = self.words.name(self.rng, self.open)
             if name not in chosen:
                 chosen.append(name)
         if self.chance(0.15):
@@ -129,7 +133,7 @@ class Writer:
             if thing == "hair" and self.chance(0.5):
                 thing = "hat"
         for _ in range(20):
-            value = self.words.value(kind.slot, self.rng, OPEN)
+            value = self.words.value(kind.slot, self.rng, self.open)
             if value not in taken or self.chance(0.05):
                 break
         taken.add(value)
@@ -140,7 +144,7 @@ class Writer:
         taken: set[str] = set()
         facts: list[Fact] = []
         entities = self._entities(n_entities)
-        shared = self._draw_kinds(n_facts) if self.chance(0.55) else None
+        shared = self._draw_kinds(n_facts) if self.chance(0.65) else None
         for entity in entities:
             taken_keys = set()
             for kind_name in shared or self._draw_kinds(int(self.rng.integers(1, n_facts + 1))):
@@ -338,7 +342,7 @@ class Writer:
         kinds_told = list({f.kind for f in told})
         for _ in range(30):
             stranger = self.chance(0.5)
-            entity = self.words.name(self.rng, OPEN) if stranger else self.pick(people)
+            entity = self.words.name(self.rng, self.open) if stranger else self.pick(people)
             kind = self.pick(kinds_told) if self.chance(0.6) else self._draw_kinds(1)[0]
             if KINDS[kind].subject == "object":
                 entity = "the " + self.words.value("objects", self.rng, 0.2)
@@ -490,6 +494,13 @@ class Writer:
             n, k = int(self.rng.integers(1, 4)), 1
         if n >= 5:
             k = min(k, 2) if self.chance(0.5) else min(most_facts, 2)
+        room = max(1, budget // TOKENS_PER_FACT)
+        while n * k > room and n * k > 1:  # what is told must be asked for before the row ends
+            n, k = (n, k - 1) if k > 1 and self.chance(0.5) else (max(1, n - 1), k)
+            if n == 1:
+                k = min(k, room)
+        odds = [row[0] for row in VOCABULARIES]
+        _, self.open, self.words.spelled = VOCABULARIES[int(self.rng.choice(len(odds), p=odds))]
         draw = self.rng.random()
         if extras and draw < 0.07:
             return self.narrative(min(n, 4), min(k, 2))

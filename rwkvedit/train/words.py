@@ -71,6 +71,7 @@ class Words:
 
     def __init__(self, tokenizer: WorldTokenizer) -> None:
         self._vocab = tokenizer
+        self.spelled = 0.65  # how many of the open words take several tokens
 
     @cached_property
     def _pools(self) -> dict[str, list[str]]:
@@ -103,10 +104,10 @@ class Words:
         )
 
     def open_word(self, rng: np.random.Generator, capital: bool) -> str:
-        """Any word: one token (30%), several tokens (55%), invented (15%)."""
+        """Any word: of one token, or (``spelled``) of several, one in five of those invented."""
         draw, case = rng.random(), "cap" if capital else "low"
-        if draw < 0.85:
-            pool = self._pools[case + ("1" if draw < 0.3 else "n")]
+        if draw >= 0.2 * self.spelled:
+            pool = self._pools[case + ("n" if draw < self.spelled else "1")]
             return pool[int(rng.integers(len(pool)))]
         word = self.invented(rng)
         return word.capitalize() if capital else word
