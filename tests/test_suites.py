@@ -166,14 +166,15 @@ def test_a_long_chat_is_long_and_corrects_what_it_told_before():
 def test_ten_edits_leave_what_the_last_of_them_said():
     made = cases("sequential", 6)
     for case in made:
-        assert len(case.steps) == 10 and len(case.world.facts) == 11
+        assert len(case.steps) == 10 and len(case.world.facts) == 10
         now = list(case.world.facts)
         for count, step in enumerate(case.steps, 1):
             assert now[step.index] == step.old and step.new is not None
             now[step.index] = step.new
             assert case.truth(count) == tuple(now)
-        assert len(case.controls_after(1)) == 10
-    assert [len(case.targets()) for case in made] == [10, 9] * 3
+        assert len(case.controls_after(1)) == 9
+    assert [len(case.targets()) for case in made] == [9, 8] * 3
+    assert [len(case.controls) for case in made] == [1, 2] * 3
 
 
 def test_erasing_takes_all_of_a_person_or_one_property():

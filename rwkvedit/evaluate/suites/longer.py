@@ -20,11 +20,11 @@ from rwkvedit.facts import Fact
 DISTANCES = (0, 128, 256, 512, 1024, 2048)
 """Tokens of small talk between the last fact and the question, one world after another."""
 LONG = 2000  # tokens of a long chat
-LONG_PEOPLE, LONG_EACH, CORRECTIONS = 3, 2, 2
+LONG_PEOPLE, LONG_EACH, CORRECTIONS = 2, 2, 2
 
 EDITS = 10
 CHECKPOINTS = (1, 3, 5)  # judged after so many edits too
-PEOPLE = 11  # one more than is edited
+PEOPLE = 10  # one or two of whom are never edited
 SPREAD = 4  # kinds of fact they share: short lists still have values enough
 
 
@@ -41,7 +41,7 @@ def distance(maker: Maker, index: int) -> EditCase:
 
 
 def long(maker: Maker, index: int) -> EditCase:
-    """A chat of 2,000 tokens: six facts, two of them corrected later, and small talk between.
+    """A chat of 2,000 tokens: four facts, two of them corrected later, and small talk between.
 
     Every third world edits a corrected fact: its value is the corrected one.
     """
@@ -70,7 +70,8 @@ def long(maker: Maker, index: int) -> EditCase:
 
 
 def sequential(maker: Maker, index: int) -> EditCase:
-    """Ten edits of eleven people's facts, one after another; every other world edits one twice."""
+    """Ten edits of ten people's facts, one after another: one or two facts are edited twice, as
+    many are left alone."""
     names: set[str] = set()
     people = [maker.value("names", names) for _ in range(PEOPLE)]
     kinds = maker.kinds(SPREAD, each=2 * -(-PEOPLE // SPREAD) + 2)
@@ -81,10 +82,10 @@ def sequential(maker: Maker, index: int) -> EditCase:
         fact = maker.fact(person, kinds[i % SPREAD], taken)
         facts.append(replace(fact, thing=thing) if fact.thing else fact)
     world = maker.told(facts)
-    order = [int(i) for i in maker.rng.permutation(PEOPLE)[:EDITS]]
-    if index % 2:
-        again = int(maker.rng.integers(EDITS - 1))
-        order[int(maker.rng.integers(again + 1, EDITS))] = order[again]
+    twice = 1 + index % 2
+    order = [int(i) for i in maker.rng.permutation(PEOPLE)[: EDITS - twice]]
+    for again in order[:twice]:
+        order.insert(int(maker.rng.integers(order.index(again) + 1, len(order) + 1)), again)
     taken |= words_of(world.facts)
     now = list(world.facts)
     steps = []
