@@ -32,8 +32,8 @@ border-left:3px solid var(--link)}
 nav ul{list-style:none;padding:0;margin:.5rem 0}
 nav li{margin:.45rem 0}
 nav small{display:block;color:var(--soft)}
-figure{margin:1rem 0}
-img{display:block;width:100%;max-width:936px;height:auto}
+figure{margin:1rem 0;overflow-x:auto}
+img{display:block;width:100%;min-width:34rem;max-width:936px;height:auto}
 .scroll{overflow-x:auto;margin:.6rem 0 1.2rem;max-height:30rem;overflow-y:auto;
 border:1px solid var(--line);border-radius:4px}
 table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}

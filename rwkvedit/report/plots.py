@@ -21,6 +21,7 @@ COLORS = {
 }
 INK = {"light": ("#ffffff", "#222222", "#d8d8d8"), "dark": ("#16181c", "#e6e6e6", "#3c4046")}
 MARKERS = "osD^vPX"
+ROW = 105  # characters of a legend that fit beside each other
 WIDTH = 7.2  # inches
 DPI = 130
 
@@ -55,6 +56,7 @@ class Lines:
     y_log: bool = False
     level: tuple[float, str] | None = None
     x_names: tuple[str, ...] = ()
+    y_range: tuple[float, float] | None = None
     kind: str = "lines"
 
 
@@ -185,7 +187,7 @@ def _clean(values: Sequence[float | None]) -> list[float]:
 
 
 def _draw_lines(figure: Any, plot: Lines, colors: Sequence[str]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     axes = figure.subplots()
     for at, series in enumerate(plot.series):
@@ -205,7 +207,7 @@ def _draw_lines(figure: Any, plot: Lines, colors: Sequence[str]) -> None:
     if plot.x_log:
         axes.set_xscale("symlog" if min(plot.x) <= 0 else "log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(list(plot.x))
     elif plot.x_names:
         axes.set_xticks(list(plot.x), list(plot.x_names))
@@ -213,6 +215,10 @@ def _draw_lines(figure: Any, plot: Lines, colors: Sequence[str]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if plot.y_log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    if plot.y_range:
+        axes.set_ylim(*plot.y_range)
     axes.grid(True, axis="y", lw=0.6)
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label, title=plot.title)
     _legend(figure, axes, len(plot.series) + bool(plot.level))
@@ -247,8 +253,9 @@ def _legend(figure: Any, axes: Any, entries: int) -> None:
     """Below the axes, where it hides nothing."""
     if entries > 1:
         handles, labels = axes.get_legend_handles_labels()
+        one_row = sum(len(label) + 7 for label in labels) <= ROW
         longest = max(map(len, labels))
-        across = max(1, min(entries, int(100 / (longest + 7))))
+        across = entries if one_row else max(1, min(entries, ROW // (longest + 7)))
         figure.legend(handles, labels, loc="outside lower center", ncols=across, fontsize=9)
 
 

@@ -6,7 +6,7 @@ the two conversations correspond.
 
 Glossary (B cases, L layers, H heads, N head size):
     old, new      State (B,)           after the conversation with the old / the new value
-    ask           tokens               the target's question, and the answer's words before its value
+    ask           tokens               the target's question and its answer's words before the value
     reading       logp_old, logp_new   (B,) nats: log P(value | state, ask), whole values
     odds          (B,)                 logp_new - logp_old
     effect        (B,)                 share of the log-odds between old and new that a patch moves:

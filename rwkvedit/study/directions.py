@@ -239,6 +239,6 @@ def pictures(matrices: dict, places: list[dict]) -> tuple[Heatmaps | Lines, ...]
         tuple(range(1, VARIED + 1)),
         (Series.of("u1 (value)", [p["u1_alone"] for p in places]),
          Series.of("v1 (address)", [p["v1_alone"] for p in places])),
-        "position among five facts", "|cos| with the fact told alone",
+        "position among five facts", "|cos| with the fact told alone", y_range=(0.0, 1.05),
     ))
     return tuple(drawn)

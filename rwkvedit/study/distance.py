@@ -127,7 +127,7 @@ def pictures(rows: list[dict]) -> tuple[Lines, Lines]:
             "Two curves over tokens of small talk, log scale: P of the told value and the share "
             "of worlds in which it is preferred.",
             x, curves(p_old="P(value told)", recall="preferred to the other value"),
-            "tokens between fact and question", "share", x_log=True,
+            "tokens between fact and question", "share", x_log=True, y_range=(0.0, 1.05),
         ),
         Lines(
             "edit", "Effect of an edit against distance",

@@ -131,10 +131,10 @@ def sentence(rows: list[dict], grown: list[np.ndarray], whole: dict) -> str:
         f"{slow['half_life']:,.0f} tokens)")
     return (
         f"A fact's change is {signed(whole['mean'])} of the whole state's norm and largest in "
-        f"layer {top['layer']} ({signed(top['ratio']['mean'])} of that layer's state; the largest state "
-        f"is layer {big['layer']}'s, {big['state']['mean']:,.0f}); over small talk the norm "
-        f"grows by {last / first - 1:+.0%} from 16 to 256 tokens and by {last / half - 1:+.0%} "
-        f"from 128 to 256{lasting}."
+        f"layer {top['layer']} ({signed(top['ratio']['mean'])} of that layer's state; the "
+        f"largest state is layer {big['layer']}'s, {big['state']['mean']:,.0f}); over small talk "
+        f"the norm grows by {last / first - 1:+.0%} from 16 to 256 tokens and by "
+        f"{last / half - 1:+.0%} from 128 to 256{lasting}."
     )
 
 

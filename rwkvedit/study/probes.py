@@ -218,8 +218,8 @@ def sentence(rows: Sequence[dict], names: tuple[str, str]) -> str:
     beyond = ("more than" if more > 0.02 else "no more than" if abs(more) <= 0.02 else "less than")
     return (
         f"{names[0]} and {names[1]} {where}; best on held-out groups is {best['probe']} in layer "
-        f"{best['layer']} ({best['accuracy']['mean']:.0%}, shuffled labels {best['shuffled']:.0%}), {beyond} the "
-        f"prompts' words alone give "
+        f"{best['layer']} ({best['accuracy']['mean']:.0%}, shuffled labels "
+        f"{best['shuffled']:.0%}), {beyond} the prompts' words alone give "
         f"({base['accuracy']['mean']:.0%}); Fisher separation is highest in layer {peak['layer']} "
         f"({peak['fisher']:.1f})."
     )

@@ -7,8 +7,8 @@ of B become than texts of A, per token::
 
     pull = [mean log P(B texts) - mean log P(A texts)] steered - the same unsteered     (nats)
 
-The control is a random direction of the same norm (several draws). ``cost`` is how much likelihood
-both sets lose on average.
+The control is a random direction of the same norm (several draws). ``both`` is how much likelihood
+the two sets gain on average (a loss is negative).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ COLUMNS = columns(
     ("norm", "of residual", "norm added as a share of the mean residual norm"),
     ("pull", "pull", "nats a token by which B gains on A"),
     ("random", "random", "the same for random directions of equal norm"),
-    ("cost", "cost", "nats a token both sets lose on average"),
-    ("random_cost", "random cost", "the same for the random directions"),
+    ("both", "both", "nats a token that both sets gain on average"),
+    ("random_both", "random both", "the same for the random directions"),
 )
 
 
@@ -131,7 +131,7 @@ def steering(loaded: Any, options: Options, rng: np.random.Generator) -> Finding
         return {
             "layer": layer, "strength": strength, "norm": float(np.mean(size)),
             "pull": gap(steered, groups), "random": gap(random, groups),
-            "cost": mean(-np.concatenate(steered)), "random_cost": mean(-np.concatenate(random)),
+            "both": mean(np.concatenate(steered)), "random_both": mean(np.concatenate(random)),
         }
 
     rows = [row(layer, FIRST) for layer in range(L)]
@@ -175,8 +175,8 @@ def sentence(rows: list[dict], swept: list[dict], names: tuple[str, str]) -> str
         f"{signed(best['pull']['mean'])} nats a token (95% interval {signed(best['pull']['lo'])} "
         f"to {signed(best['pull']['hi'])}) and random directions of equal norm by "
         f"{signed(best['random']['mean'])}; the most there is {signed(strongest['pull']['mean'])} "
-        f"at strength {strongest['strength']:g}, which costs both "
-        f"{signed(strongest['cost']['mean'])} nats a token on average."
+        f"at strength {strongest['strength']:g}, where the likelihood of both sets "
+        f"changes by {signed(strongest['both']['mean'])} nats a token."
     )
 
 
@@ -194,12 +194,12 @@ def pictures(rows: list[dict], swept: list[dict], names: tuple[str, str]) -> tup
             "layer", "pull (nats a token)",
         ),
         Lines(
-            "strengths", f"Layer {swept[0]['layer']}: pull and cost against strength",
+            "strengths", f"Layer {swept[0]['layer']}: pull against strength",
             "Curves over strength: pull of the difference of means and of random directions, and "
-            "the likelihood lost with each.",
+            "the change of both sets' likelihood with each.",
             tuple(r["strength"] for r in swept),
-            curves(swept, pull="pull", random="random pull", cost="cost",
-                   random_cost="random cost"),
+            curves(swept, pull="pull", random="random: pull", both="both sets",
+                   random_both="random: both sets"),
             "strength (multiples of the difference)", "nats a token", x_log=True,
         ),
     )
