@@ -214,19 +214,22 @@ def test_the_document_has_what_scripts_rely_on():
     ("sequential", ("auto",)), ("entity-erase", ("project", "tell", "random")),
     ("generic", ("hyb-u",)),
 ])
-def test_every_sort_of_suite_runs_and_the_oracle_is_clean(suite, methods):
+def test_every_sort_of_suite_runs_whatever_the_model_knows(suite, methods, monkeypatch):
+    monkeypatch.setattr(runner, "knows", lambda *_: True)
+    monkeypatch.setattr(runner, "holds", lambda *_: [True])
     document = measure(
-        load_model("embedded"), suite, heldout(), 4, 5, (*methods, "none", "oracle"))
+        load_model("embedded"), suite, heldout(), 2, 5, (*methods, "none", "oracle"))
     rows = rows_of(document)
-    if not document["worlds_counted"]:
-        pytest.skip("this model knows none of these worlds whole")
-    assert rows["oracle"]["clean"]["mean"] == 1.0 and rows["none"]["flip"]["mean"] == 0.0
+    assert document["worlds_counted"] == 2
+    assert rows["oracle"]["kl_target"]["mean"] == rows["oracle"]["kl_control"]["mean"] == 0.0
+    assert rows["oracle"]["same_40"]["mean"] == 1.0 and rows["none"]["kl_target"]["mean"] > 0.0
     if suite == "sequential":
         assert list(document["by"]) == ["1", "3", "5", "10"]
         assert document["by"]["10"]["auto"]["clean"] == rows["auto"]["clean"]
-        assert rows["auto"]["held"]["n"] > document["worlds_counted"]
+        assert rows["auto"]["held"]["n"] == 9 + 8 and rows["auto"]["keep"]["n"] == 1 + 2
+        assert document["by"]["1"]["none"]["keep"]["n"] == 9 + 9
     if suite == "entity-erase":
-        assert rows["none"]["still_first"]["mean"] is not None
+        assert rows["none"]["still_first"]["n"] == rows["none"]["leak"]["n"] == 4
 
 
 def test_a_generic_calibration_is_what_the_edit_uses(monkeypatch):

@@ -59,6 +59,7 @@ def _listing(document: dict[str, Any]) -> Iterator[Table | Text]:
 
 def _state(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
     rows, counted = document["rows"], document["worlds_counted"]
+    done = document.get("worlds_done", document["worlds"])
     shown = [(key, title) for key, title, room in STATE_COLUMNS
              if width >= room and any(key in row for row in rows)]
     table = _table("method", *(title for _, title in shown), left=("method",))
@@ -66,11 +67,11 @@ def _state(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
         table.add_row(row["method"], *(_cell(row, key, title) for key, title in shown))
     yield table
     yield Text(
-        f"{document['suite']}: {counted} of {document['worlds']} worlds counted, those the "
+        f"{document['suite']}: {counted} of {done} worlds counted, those the "
         "unedited model knows whole and in which the oracle flips", style="dim",
     )
     if document.get("interrupted"):
-        after = f"interrupted after {document['worlds_done']} of {document['worlds']} worlds"
+        after = f"interrupted after {done} of {document['worlds']} worlds"
         how = "the same command goes on from there" if document.get("resume") else (
             "with --out FILE the same command would go on from there")
         yield Text(f"{after}; {how}", style="yellow")
