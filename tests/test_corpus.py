@@ -44,12 +44,13 @@ def test_heldout_and_training_lists_share_no_word():
 
 def test_no_heldout_phrasing_is_ever_used(texts):
     whole = "\n".join(texts)
+    trained = [fill(t, "Bob", "zed", "zed")
+               for kind in KINDS.values() for t in (*kind.asks, *kind.tells)]
     for kind in KINDS.values():
         for template in (*kind.asks_heldout, *kind.tells_heldout):
             words = re.sub(r"\ban? @", "@", fill(template, "@", "@", "@"))
             pattern = re.escape(words).replace("@", r"[A-Za-z0-9' -]+?")
-            trained = [fill(t, "Bob", "@", "@") for t in (*kind.asks, *kind.tells)]
-            if any(re.fullmatch(pattern.replace("+?", "@ ]+?"), said) for said in trained):
+            if any(re.fullmatch(pattern, said) for said in trained):
                 continue
             assert not re.search(pattern, whole), template
 

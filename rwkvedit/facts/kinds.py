@@ -310,7 +310,7 @@ _ALL = (
         What [does|do] {E} get around in?
         What [does|do] {E} travel by?""",
         """Every day {E} [drives|drive] {a v}.
-        {E} currently [drives|drive] {a v}.""",
+        To get anywhere {E} [drives|drive] {a v}.""",
         """What kind of vehicle [does|do] {E} drive?
         Tell me what {E} [drives|drive].""",
         """{E} now [drives|drive] {a v}.""",
@@ -400,7 +400,7 @@ _ALL = (
         Which month is {E's} birthday in?
         When [does|do] {E} have a birthday?
         What is {E's} birth month?""",
-        """{E} always [has|have] a birthday in {v}.
+        """Each year {E} [has|have] a birthday in {v}.
         The month of {E's} birthday is {v}.""",
         """In what month is {E's} birthday?
         Tell me when {E's} birthday is.""",
@@ -490,7 +490,7 @@ _ALL = (
         What [does|do] {E} keep?
         What did {E} bring?""",
         """{E} [is|am|are] carrying {a v}.
-        {E} currently [has|have] {a v}.""",
+        Among other things {E} [has|have] {a v}.""",
         """What thing [does|do] {E} own?
         Tell me what {E} [has|have].""",
         """{E} now [has|have] {a v}.""",
@@ -519,7 +519,7 @@ _ALL = (
         In which language [does|do] {E} talk?
         What language did {E} learn?""",
         """Every day {E} [speaks|speak] {v}.
-        {E} currently [speaks|speak] {v}.""",
+        With friends {E} [speaks|speak] {v}.""",
         """Tell me what language {E} [speaks|speak].
         What is {E's} first language?""",
     ),
@@ -630,7 +630,7 @@ _ALL = (
         Which color [does|do] {E} prefer?
         What color [does|do] {E} pick?""",
         """The color {E} [loves|love] is {v}.
-        {E} really [loves|love] the color {v}.""",
+        Of all colors {E} [loves|love] {v}.""",
         """Which color is {E's} favorite?
         Tell me {E's} favorite color.""",
     ),

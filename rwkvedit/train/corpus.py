@@ -339,7 +339,7 @@ class Writer:
     def _untold(self, told: list[Fact], doc: Document) -> Fact:
         """A question nobody answered: a known person's other kind, or a stranger."""
         people = [f.entity for f in told if not f.entity.startswith(("the ", "my "))] or ["Bob"]
-        kinds_told = list({f.kind for f in told})
+        kinds_told = sorted({f.kind for f in told})
         for _ in range(30):
             stranger = self.chance(0.5)
             entity = self.words.name(self.rng, self.open) if stranger else self.pick(people)
