@@ -9,7 +9,7 @@ from rwkvedit.evaluate.suites import SUITES, counterfactual, find_suite, respell
 from rwkvedit.evaluate.suites.longer import DISTANCES, LONG
 from rwkvedit.evaluate.suites.told import WORDINGS
 from rwkvedit.evaluate.worlds import Maker
-from rwkvedit.facts.lexicon import heldout
+from rwkvedit.facts.lexicon import Lexicon, heldout
 from rwkvedit.models.catalog import load_model
 
 NAMES = (
@@ -207,3 +207,15 @@ def test_respelling_keeps_the_article_right():
 def test_an_unknown_suite_is_answered_with_the_list():
     with pytest.raises(UsageError, match=r"did you mean five-entity.*property-erase"):
         find_suite("fiv-entity")
+
+
+def test_short_lists_of_ones_own_make_worlds_while_they_last():
+    names = tuple(f"Name{i}" for i in range(9))
+    few = {**heldout().words, "names": names, "colors": ("sky blue", "blue", *names[:6])}
+    for name in ("seven-entity-two-facts", "same-entity", "ambiguous"):
+        for case in make_cases(SUITES[name], Lexicon(few, "few.json"), 12, 1):
+            values = [fact.value for fact in case.world.facts]
+            assert not {"sky blue", "blue"} <= set(values)
+            assert not set(values) & {fact.entity for fact in case.world.facts}
+    with pytest.raises(UsageError, match=r"few\.json: \d names are too few"):
+        make_cases(SUITES["five-entity"], Lexicon({**few, "names": names[:4]}, "few.json"), 1, 1)

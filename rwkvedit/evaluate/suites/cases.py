@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from rwkvedit.errors import UsageError
 from rwkvedit.evaluate.worlds import Maker, Part, Turn, World
 from rwkvedit.facts import KINDS, Fact
 from rwkvedit.facts.kinds import article
 
 EDIT, FORGET, NUKE = "edit", "forget", "nuke"
+DRAWS = 20  # tries to make a world from a lexicon
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def questions(maker: Maker, world: World) -> tuple[str, ...]:
 class Suite:
     """A named way to make cases: ``suite(maker, index)`` is world ``index``'s.
 
-    ``erases``: its targets are erased, not changed. ``groups`` names what ``by`` tells apart.
+    ``erases``: its targets are erased, not changed. ``groups`` names what ``by`` tells apart. A
+    draw that runs out of words is thrown away for another: kinds with short lists come up less.
+    Raises UsageError when none of ``DRAWS`` succeeds.
     """
 
     name: str
@@ -158,7 +162,13 @@ class Suite:
     groups: str = ""
 
     def __call__(self, maker: Maker, index: int) -> EditCase:
-        return self.make(maker, index)
+        for left in reversed(range(DRAWS)):
+            try:
+                return self.make(maker, index)
+            except UsageError:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
 
 
 def plain_turn(fact: Fact, text: str) -> Turn:
