@@ -117,7 +117,7 @@ def test_nothing_added_leaves_every_likelihood_as_it_was(embedded, files):
     with torch.no_grad():
         plain = likelihood(embedded, a, 2, None)
         still = likelihood(embedded, a, 2, torch.zeros(256))
-        moved = likelihood(embedded, a, 2, torch.linspace(-3.0, 3.0, 256))
+        moved = likelihood(embedded, a, 2, torch.linspace(-300.0, 300.0, 256))
     np.testing.assert_allclose(plain, still, atol=1e-4)
     assert np.abs(moved - plain).max() > 0.01
 
