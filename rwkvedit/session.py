@@ -21,30 +21,26 @@ from typing import Any
 import torch
 
 from rwkvedit.errors import RwkvEditError, UsageError
-from rwkvedit.facts import Fact, parse_fact, parse_facts
+from rwkvedit.facts import Fact
+from rwkvedit.heard import (
+    bare,
+    fact_text,
+    facts_in,
+    merge_heard,
+    replaced_heard,
+    same_text,
+    without,
+)
 from rwkvedit.interrupt import deferred
 from rwkvedit.journal import DEFAULT_BUDGET, Branch, Journal, Place, Turn
 from rwkvedit.recurrent.generate import Sampler, generate
 from rwkvedit.recurrent.state import State
+from rwkvedit.settings import DEFAULTS, SAMPLING, names, setting
+from rwkvedit.settings import ratio as ratio_of
 
 PREFILL_CHUNK = 512  # tokens between two chances to interrupt
 MAX_CONTROLS = 16  # heard facts that an edit checks, latest first
 TURN_VERBS = ("say", "retry", "continue")
-DEFAULTS: dict[str, Any] = {
-    "max_tokens": 256,
-    "method": "auto",
-    "ratio": "auto",
-    "layers": "upper",
-    "start": "auto",
-}
-SAMPLING = {
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "presence": float,
-    "frequency": float,
-    "seed": int,
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Session:
         self.template = loaded.template
         unknown = set(settings) - set(DEFAULTS)
         if unknown:
-            raise UsageError(f"no setting {', '.join(sorted(unknown))}; there are {_names()}")
+            raise UsageError(f"no setting {', '.join(sorted(unknown))}; there are {names()}")
         start = Place(
             self.model.zero_state(),
             (),
@@ -157,7 +153,7 @@ class Session:
         place = self.place
         sampler = self.sampler
         reply, after = self._turn(place, text, sampler, on_text, cancel)
-        after = replace(after, heard=merge_heard(place.heard, _facts(text)))
+        after = replace(after, heard=merge_heard(place.heard, facts_in(text)))
         return self._commit("say", text, after, reply)
 
     def retry(
@@ -255,7 +251,7 @@ class Session:
         """Replace a fact in the live state; returns the EditReport. Options default to settings."""
         from rwkvedit.recurrent.edit import apply_edit
 
-        old, new = _fact_text(old, "the old fact"), _fact_text(new, "the new fact")
+        old, new = fact_text(old, "the old fact"), fact_text(new, "the new fact")
         if same_text(old, new):
             raise UsageError("the old and the new fact are the same; there is nothing to edit")
         settings = self.settings
@@ -265,7 +261,7 @@ class Session:
             old,
             new,
             method=method or settings["method"],
-            ratio=_ratio(settings["ratio"] if ratio is None else ratio),
+            ratio=ratio_of(settings["ratio"] if ratio is None else ratio),
             layers=layers or settings["layers"],
             start=start or settings["start"],
             controls=self._controls((old, new), check),
@@ -292,13 +288,13 @@ class Session:
         """Remove one property of an entity and keep the entity; returns the EditReport."""
         from rwkvedit.recurrent.erase import apply_forget
 
-        fact, entity = _fact_text(fact, "the fact"), _fact_text(entity, "the entity")
+        fact, entity = fact_text(fact, "the fact"), fact_text(entity, "the entity")
         outcome = apply_forget(
             self.loaded,
             self.state,
             fact,
             entity,
-            ratio="auto" if ratio is None else _ratio(ratio),
+            ratio="auto" if ratio is None else ratio_of(ratio),
             layers=layers or self.settings["layers"],
             controls=self._controls((fact,), check),
             dry_run=dry_run,
@@ -322,12 +318,12 @@ class Session:
         """Remove a fact whole, against a neutral base; returns the EditReport."""
         from rwkvedit.recurrent.erase import apply_nuke
 
-        fact = _fact_text(fact, "the fact")
+        fact = fact_text(fact, "the fact")
         outcome = apply_nuke(
             self.loaded,
             self.state,
             fact,
-            ratio="auto" if ratio is None else _ratio(ratio),
+            ratio="auto" if ratio is None else ratio_of(ratio),
             layers=layers or self.settings["layers"],
             controls=self._controls((fact,), check),
             dry_run=dry_run,
@@ -381,7 +377,7 @@ class Session:
             new = setting(name, value)
             after = replace(place, settings=tuple({**dict(place.settings), name: new}.items()))
         else:
-            raise UsageError(f"no setting {name}; there are {_names()}")
+            raise UsageError(f"no setting {name}; there are {names()}")
         self.journal.record("set", f"{name} = {new}", after)
         return new
 
@@ -499,7 +495,7 @@ class Session:
     def _commit_edit(
         self, verb: str, label: str, outcome: Any, heard: tuple[Fact, ...], dry_run: bool
     ) -> Any:
-        if dry_run:
+        if dry_run or not outcome.report.applied:
             return outcome.report
         place = self.place
         if not all(bool(torch.isfinite(x).all()) for x in outcome.state.tensors()):
@@ -511,16 +507,16 @@ class Session:
 
     def _controls(self, edited: Sequence[str], check: Sequence[str]) -> list[str]:
         """Facts whose answers must not move: those asked for, then the latest heard."""
-        keys = {fact.key for text in edited for fact in _facts(text)}
-        texts = {_bare(text) for text in edited}
+        keys = {fact.key for text in edited for fact in facts_in(text)}
+        texts = {bare(text) for text in edited}
         others = [
             fact.text or fact.statement()
             for fact in reversed(self.place.heard)
-            if fact.key not in keys and _bare(fact.text) not in texts
+            if fact.key not in keys and bare(fact.text) not in texts
         ]
-        asked = [_fact_text(text, "a fact to check") for text in check]
-        known = {_bare(text) for text in asked}
-        return asked + [text for text in others if _bare(text) not in known][:MAX_CONTROLS]
+        asked = [fact_text(text, "a fact to check") for text in check]
+        known = {bare(text) for text in asked}
+        return asked + [text for text in others if bare(text) not in known][:MAX_CONTROLS]
 
     def _last_turn(self, verb: str) -> tuple[Place, Place, int]:
         """(where we are, where the last turn began, its entry); an error if it was no turn."""
@@ -584,98 +580,5 @@ class _Unindent:
             self.on_text(text)
 
 
-# -- heard facts ---------------------------------------------------------------------------
-
-
-def _facts(text: str) -> list[Fact]:
-    return list(parse_facts(text))
-
-
-def merge_heard(heard: Sequence[Fact], new: Sequence[Fact]) -> tuple[Fact, ...]:
-    """``heard`` with ``new`` told after it: the latest value of each (kind, entity, thing)."""
-    out = {fact.key: fact for fact in heard}
-    for fact in new:
-        out.pop(fact.key, None)
-        out[fact.key] = fact
-    return tuple(out.values())
-
-
-def replaced_heard(heard: Sequence[Fact], old: str, new: str) -> tuple[Fact, ...]:
-    """``heard`` after an edit of ``old`` into ``new``."""
-    return merge_heard(without(heard, old), [f for f in [parse_fact(new)] if f])
-
-
-def without(heard: Sequence[Fact], fact: str) -> tuple[Fact, ...]:
-    """``heard`` without the fact(s) that a sentence states."""
-    keys = {parsed.key for parsed in _facts(fact)}
-    bare = _bare(fact)
-    return tuple(f for f in heard if f.key not in keys and _bare(f.text) != bare)
-
-
-# -- small things --------------------------------------------------------------------------
-
-
-def same_text(a: str, b: str) -> bool:
-    return _bare(a) == _bare(b)
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.split()).rstrip(".!").lower()
-
-
-def _fact_text(text: str, what: str) -> str:
-    text = " ".join(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
-    if not text.strip(".!? "):
-        raise UsageError(f'{what} is empty; write it as a sentence, like "Bob lives in Austin"')
-    return text
-
-
 def _either(a: Callable[[], bool], b: Callable[[], bool] | None) -> Callable[[], bool]:
     return a if b is None else lambda: a() or b()
-
-
-def _names() -> str:
-    return ", ".join([*SAMPLING, *DEFAULTS])
-
-
-def _ratio(value: Any) -> float | str:
-    if value == "auto":
-        return "auto"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'") from None
-    if not (math.isfinite(number) and number > 0):
-        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'")
-    return number
-
-
-def setting(name: str, value: Any) -> Any:
-    """``value`` as the setting ``name`` takes it, or a UsageError."""
-    return _sampling_value(name, value) if name in SAMPLING else _setting_value(name, value)
-
-
-def _sampling_value(name: str, value: Any) -> Any:
-    kind = SAMPLING[name]
-    try:
-        number = kind(value)
-        if number < 0 and name == "seed":
-            raise ValueError(value)
-    except (TypeError, ValueError, OverflowError):
-        wanted = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{name} takes {wanted}, not '{value}'") from None
-    return number
-
-
-def _setting_value(name: str, value: Any) -> Any:
-    if name == "ratio":
-        return _ratio(value)
-    if name != "max_tokens":
-        return str(value)
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if not 1 <= number <= 1_000_000:
-        raise UsageError(f"max_tokens takes a whole number from 1 to 1000000, not '{value}'")
-    return number

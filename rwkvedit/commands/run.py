@@ -43,7 +43,8 @@ def open_shell(args: argparse.Namespace) -> Any:
     """A Shell set up as ``talk_options`` and ``model_options`` ask."""
     from rwkvedit.recurrent.generate import Sampler
     from rwkvedit.repl.shell import Shell
-    from rwkvedit.session import SAMPLING, Session, setting
+    from rwkvedit.session import Session
+    from rwkvedit.settings import SAMPLING, setting
 
     chosen = {n: getattr(args, n) for n in (*SAMPLING, "max_tokens")}
     if args.greedy:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rwkvedit.facts.kinds import KINDS, PROPER_SLOTS, fill
+from rwkvedit.facts.kinds import PROPER_SLOTS, fill
+from rwkvedit.facts.phrasings import KINDS
 
 _PRONOUNS = {"he", "she", "they"}
 _SELF = {"i": "I", "my": "I", "you": "you", "your": "you"}

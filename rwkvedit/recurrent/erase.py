@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
-from rwkvedit.facts import Fact, parse_fact
-from rwkvedit.facts.kinds import KINDS
+from rwkvedit.facts import KINDS, Fact, parse_fact
 from rwkvedit.facts.lexicon import TRAIN
 from rwkvedit.recurrent.asking import Ask, Reading, Rows, read_rows
 from rwkvedit.recurrent.calibrate import told_turn

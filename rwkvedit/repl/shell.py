@@ -18,7 +18,8 @@ from rwkvedit.repl import plain
 from rwkvedit.repl.registry import Registry
 from rwkvedit.repl.result import Result, error
 from rwkvedit.repl.transcript import Recorder
-from rwkvedit.session import SAMPLING, Reply, Session
+from rwkvedit.session import Reply, Session
+from rwkvedit.settings import SAMPLING
 
 SUFFIX = ".safetensors"
 

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from rwkvedit.facts import lexicon
-from rwkvedit.facts.kinds import KINDS
+from rwkvedit.facts import KINDS, lexicon
 
 PUNCTUATION = (
     "\n\n", "\n", "'s", ".", ",", "?", "!", ":", "...", " -", "'t", "'m", " \"",

@@ -1,0 +1,73 @@
+"""The settings of a conversation: their names, defaults, and what each takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rwkvedit.errors import UsageError
+
+DEFAULTS: dict[str, Any] = {
+    "max_tokens": 256,
+    "method": "auto",
+    "ratio": "auto",
+    "layers": "upper",
+    "start": "auto",
+}
+SAMPLING = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "presence": float,
+    "frequency": float,
+    "seed": int,
+}
+
+
+def names() -> str:
+    """Every setting's name, for an error line."""
+    return ", ".join([*SAMPLING, *DEFAULTS])
+
+
+def setting(name: str, value: Any) -> Any:
+    """``value`` as the setting ``name`` takes it, or a UsageError."""
+    return _sampling_value(name, value) if name in SAMPLING else _setting_value(name, value)
+
+
+def ratio(value: Any) -> float | str:
+    """An edit's strength: ``auto`` or a number above 0. Raises UsageError."""
+    if value == "auto":
+        return "auto"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'") from None
+    if not (math.isfinite(number) and number > 0):
+        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'")
+    return number
+
+
+def _sampling_value(name: str, value: Any) -> Any:
+    kind = SAMPLING[name]
+    try:
+        number = kind(value)
+        if number < 0 and name == "seed":
+            raise ValueError(value)
+    except (TypeError, ValueError, OverflowError):
+        wanted = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} takes {wanted}, not '{value}'") from None
+    return number
+
+
+def _setting_value(name: str, value: Any) -> Any:
+    if name == "ratio":
+        return ratio(value)
+    if name != "max_tokens":
+        return str(value)
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 1 <= number <= 1_000_000:
+        raise UsageError(f"max_tokens takes a whole number from 1 to 1000000, not '{value}'")
+    return number
