@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -40,6 +41,8 @@ from rwkvedit.settings import ratio as ratio_of
 
 PREFILL_CHUNK = 512  # tokens between two chances to interrupt
 MAX_CONTROLS = 16  # heard facts that an edit checks, latest first
+WARM_PARAMETERS = 50_000_000  # larger models are not run before they are spoken to
+WARM_EDIT = ("Bob lives in Paris", "Bob lives in Rome")
 TURN_VERBS = ("say", "retry", "continue")
 
 
@@ -331,6 +334,21 @@ class Session:
             **options,
         )
         return self._commit_edit("nuke", fact, outcome, without(self.place.heard, fact), dry_run)
+
+    def warm(self) -> None:
+        """Do once, before it is waited for, what the first turn and the first edit would.
+
+        Reads the saved calibrations, compiles the fact patterns and, for a model small enough to
+        run in passing, makes one dry edit of a fresh state. Changes nothing; safe on a thread of
+        its own.
+        """
+        from rwkvedit.recurrent.edit import apply_edit
+
+        facts_in("Bob lives in Paris.")
+        if self.model.parameters > WARM_PARAMETERS:
+            return
+        with suppress(RwkvEditError):
+            apply_edit(self.loaded, self.model.zero_state(), *WARM_EDIT, dry_run=True)
 
     # -- going back and aside --------------------------------------------------------------
 

@@ -237,3 +237,11 @@ def test_clear_keeps_the_settings_and_can_be_undone(told):
 def test_text_from_a_stream_of_broken_bytes_is_said(session):
     session.say("caf\udce9")
     assert "�" in session.tokenizer.decode(session.tokens)
+
+
+def test_warming_changes_nothing_of_the_conversation(session):
+    session.say("Bob lives in Austin.")
+    before, entries = session.state, len(session.journal.branch.entries)
+    session.warm()
+    assert session.state is before
+    assert len(session.journal.branch.entries) == entries

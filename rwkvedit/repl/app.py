@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -90,6 +91,7 @@ class App:
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
             self.renderer.notice(self._welcome())
+            threading.Thread(target=self.shell.session.warm, daemon=True).start()
             while not self.shell.quit:
                 try:
                     line = self.prompt.prompt()
