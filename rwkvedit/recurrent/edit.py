@@ -34,6 +34,9 @@ from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import TARGET, Strength, search_strength
 from rwkvedit.recurrent.workspace import Workspace, layer_range
 
+#: A control that loses more than this much probability is shaken, even if its answer stands: the
+#: next method is tried before that one is settled for.
+SLIP = 0.1
 STARTS = ("auto", "live", "fresh", "library")
 
 
@@ -48,6 +51,11 @@ class Attempt:
     p_new: float
     controls: tuple
     verdict: str
+
+    @property
+    def slip(self) -> float:
+        """The most that any control's probability fell."""
+        return max((c.before - c.after for c in self.controls), default=0.0)
 
     @property
     def damage(self) -> tuple[int, float]:
@@ -135,14 +143,17 @@ def apply_edit(
     clock.lap("prepare")
     trial = _Trial(ws, find_method(names[0]), fixed, target, clock)
     attempts: list[Attempt] = []
+    best: Attempt | None = None
     for name in names:
         ws.check()
+        if find_method(name).guarded and best is not None and best.verdict == TOOK:
+            break  # those are dear, and something holds already
         attempts.append(trial.attempt(find_method(name)))
-        if attempts[-1].verdict == TOOK:
-            break
         best = min(attempts, key=_order)
+        if best.verdict == TOOK and best.slip <= SLIP:
+            break
         ws.warm = best.strength.alpha * best.delta
-    best = min(attempts, key=_order)
+    assert best is not None, "at least one method is tried"
     refused = method == "auto" and fixed is None and best.verdict != TOOK
     applied = not dry_run and not refused
     alpha = best.strength.alpha
