@@ -49,7 +49,7 @@ STAGES = (
     (0.30, ((192, 1.0),), 5, 2, 1.0),
     (0.55, ((256, 0.8), (384, 0.2)), 7, 2, 1.0),
     (0.80, ((256, 0.5), (512, 0.5)), 7, 3, 1.0),
-    (1.01, ((256, 0.3), (512, 0.4), (1280, 0.3)), 7, 3, 1.0),
+    (1.01, ((256, 0.3), (512, 0.35), (1280, 0.25), (2304, 0.1)), 7, 3, 1.0),
 )
 
 
@@ -129,7 +129,7 @@ class Writer:
         kind = KINDS[kind_name]
         thing = ""
         if kind.has_thing:
-            thing = self.words.value("colored", self.rng, 0.15)
+            thing = self.words.value("colored", self.rng, 0.5 * self.open)
             if thing == "hair" and self.chance(0.5):
                 thing = "hat"
         for _ in range(20):
@@ -153,7 +153,7 @@ class Writer:
                 if kind.subject == "object":
                     mine = self.chance(0.15)
                     owner = ("my " if mine else "the ") + self.words.value(
-                        "objects", self.rng, 0.2)
+                        "objects", self.rng, 0.5 * self.open)
                 fact = self._fact(owner, kind_name, taken)
                 if fact.key not in taken_keys and not any(f.key == fact.key for f in facts):
                     taken_keys.add(fact.key)
@@ -362,7 +362,10 @@ class Writer:
             self.user(doc, text)
             self.reply(doc, self.pick(FILLER_REPLIES), 0.1)
 
-    def _tell_turns(self, doc: Document, facts: list[Fact], extras: float) -> None:
+    def _tell_turns(
+        self, doc: Document, facts: list[Fact], extras: float, between: int = 0
+    ) -> None:
+        """Every fact told, in turns of one to a few, ``between`` tokens of talk after each."""
         queue = list(facts)
         if self.chance(0.5):
             self.rng.shuffle(queue)  # type: ignore[arg-type]
@@ -396,6 +399,11 @@ class Writer:
             self.acknowledge(doc, fact if len(group) == 1 else None)
             if extras and self.chance(0.15):
                 self.question_turn(doc, facts, extras)
+            stop = _length(doc) + int(self.rng.integers(0, 2 * between + 1))
+            while between and _length(doc) < stop:
+                self.small_talk(doc)
+                if doc.facts and self.chance(0.03):
+                    self._revise(doc, facts)
 
     def _revise(self, doc: Document, facts: list[Fact]) -> None:
         """One correction (or, rarely, a plain request to forget), with its acknowledgement."""
@@ -422,13 +430,15 @@ class Writer:
         facts = self.world(n_entities, n_facts)
         if extras and self.chance(0.1):
             self.small_talk(doc)
-        self._tell_turns(doc, facts, extras)
+        spread = extras and budget > 400 and self.chance(0.4)  # told here and there in a long talk
+        spare = max(0, budget - TOKENS_PER_FACT * len(facts)) * 0.8 if spread else 0
+        self._tell_turns(doc, facts, extras, int(spare * self.rng.random() / len(facts)))
         if extras and self.chance(0.35 * extras):
             for _ in range(int(self.rng.integers(1, 4))):
                 if doc.facts:
                     self._revise(doc, facts)
         pause = 0
-        if extras and self.chance(0.6 if budget > 400 else 0.12):
+        if extras and not spread and self.chance(0.6 if budget > 400 else 0.12):
             pause = int(self.rng.integers(0, max(budget - 100 - _length(doc), 1)))
             stop = _length(doc) + pause
             while _length(doc) < stop:
