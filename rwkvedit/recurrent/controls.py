@@ -64,6 +64,8 @@ def compare(
     controls: Sequence[Control], before: Sequence[Reading], after: Sequence[Reading]
 ) -> tuple[ControlResult, ...]:
     return tuple(
-        ControlResult(c.text, b.p, a.p, kept(b, a))
+        ControlResult(
+            c.text, b.p, a.p, kept(b, a), max(b.p - a.p, b.path - a.path if b.path_said else 0.0)
+        )
         for c, b, a in zip(controls, before, after, strict=True)
     )

@@ -54,14 +54,13 @@ class Attempt:
 
     @property
     def slip(self) -> float:
-        """The most that any control's probability fell."""
-        return max((c.before - c.after for c in self.controls), default=0.0)
+        """The most that any control lost."""
+        return max((c.slip for c in self.controls), default=0.0)
 
     @property
     def damage(self) -> tuple[int, float]:
-        """Controls lost, and how far their probabilities moved together."""
-        lost = sum(not c.kept for c in self.controls)
-        return lost, sum(abs(c.after - c.before) for c in self.controls)
+        """Controls lost, and how much all of them slipped together."""
+        return sum(not c.kept for c in self.controls), sum(max(c.slip, 0) for c in self.controls)
 
 
 def parse_ratio(ratio: str | float) -> float | None:

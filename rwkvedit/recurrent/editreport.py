@@ -24,12 +24,17 @@ class Change:
 
 @dataclass(frozen=True)
 class ControlResult:
-    """A fact that should not move: P of its value on its own question, and whether it held."""
+    """A fact that should not move: P of its value on its own question, and whether it held.
+
+    ``slip`` is how much it lost: of that probability, or of the probability of beginning the
+    answer at all (rather than, say, "I don't know"), whichever is more.
+    """
 
     fact: str
     before: float
     after: float
     kept: bool
+    slip: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {

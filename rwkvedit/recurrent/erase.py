@@ -4,6 +4,7 @@ Two families of delta over the edited layers, both with a searched strength:
 
 ``project``      delta = -(S V) V^T, with V the addresses of the live probe (old value against
                  another value of its kind): what the state reads at the fact's own address goes.
+``nullspace``    the same, bent off what the controls' questions read (``methods.nullspace``).
 ``entity``,      delta = state(baseline told alone) - state(fact told alone), each an acknowledged
 ``neutral``,     turn from a fresh state; the baseline is the entity's name only (keeps the
 ``placeholder``  entity), ``"."``, or dots of the fact's own length (keeps later turns in place).
@@ -15,7 +16,7 @@ questions, and, forced to begin the answer, no longer gives the old value first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from rwkvedit.facts.lexicon import TRAIN
 from rwkvedit.recurrent.asking import Ask, Reading, Rows, read_rows
 from rwkvedit.recurrent.calibrate import told_turn
 from rwkvedit.recurrent.controls import add_controls, compare, make_controls
-from rwkvedit.recurrent.edit import parse_ratio
+from rwkvedit.recurrent.edit import SLIP, parse_ratio
 from rwkvedit.recurrent.editreport import (
     DID_NOT_TAKE,
     DRY_RUN,
@@ -35,18 +36,23 @@ from rwkvedit.recurrent.editreport import (
     TOOK,
     Change,
     Clock,
+    ControlResult,
     EditOutcome,
     EditReport,
 )
+from rwkvedit.recurrent.methods.nullspace import unseen
 from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import search_strength
 from rwkvedit.recurrent.workspace import Workspace, layer_range
 
 UNKNOWN = " I don't know"
-BASELINES = ("project", "entity", "neutral", "placeholder")
-#: What ``auto`` tries in turn, for each verb.
-ORDER = {"forget": ("project", "entity"), "nuke": ("project", "neutral")}
+BASELINES = ("project", "entity", "neutral", "placeholder", "nullspace")
+#: What ``auto`` tries in turn, for each verb, until one holds and shakes no control.
+ORDER = {
+    "forget": ("project", "entity", "nullspace"), "nuke": ("project", "neutral", "nullspace"),
+}
+PROBED = ("project", "nullspace")
 #: P(old) after an erasure, the answer's own words forced, must fall below this.
 GONE = 0.4
 PUBLISHED_RATIO = 0.5  # the published value for another model; ``--ratio 0.5`` asks for it
@@ -129,46 +135,72 @@ def erase(
     span = layer_range(layers, state.n_layer)
     begin = None if start == "live" else loaded.model.zero_state()
     ws = Workspace(loaded, state, pair, span, start=begin, n_asks=n_asks, cancel=cancel)
-    checks = make_controls(loaded, controls, pair.fact)
-    work = _Erasure(ws, entity, checks, target)
+    ws.controls = make_controls(loaded, controls, pair.fact)
+    work = _Erasure(ws, entity, target)
     clock.lap("prepare")
     work.before(names[0])
     clock.lap("probe")
     state_norm = state.norm(ws.layers)
-    tried = []
+    tried: list[_Tried] = []
     for name in names:
         tried.append(work.attempt(name, fixed, state_norm, clock))
-        if tried[-1][0] == TOOK and tried[-1][5]:
+        best = min(tried, key=_Tried.order)
+        if best.verdict == TOOK and best.held and best.slip <= SLIP:
             break
-    order = {TOOK: 0, LEAKED: 1, DID_NOT_TAKE: 2}
-    best = min(tried, key=lambda t: (order[t[0]], not t[5]))
-    verdict, used, delta, alpha, (old_after, unknown_after, results), _ = best
-    final = ws.edited(delta, [alpha])[0]
+    best = min(tried, key=_Tried.order)
+    verdict, alpha, delta = best.verdict, best.alpha, best.delta
+    refused = method == "auto" and fixed is None and verdict != TOOK
+    applied = not dry_run and not refused
+    final = ws.edited(delta, [alpha])[0] if applied else state
     clock.lap("apply")
     norm = float(delta.double().norm())
     report = EditReport(
-        verb=verb, old=fact, new="", method=used, asked_method=method,
+        verb=verb, old=fact, new="", method=best.name, asked_method=method,
         ratio=alpha * norm / state_norm if state_norm else 0.0, alpha=alpha,
         state_norm=state_norm, delta_norm=norm, verdict=DRY_RUN if dry_run else verdict,
-        outcome=verdict, p_old=Change(_mean(work.old_before), _mean(old_after)),
-        p_new=Change(_mean(work.unknown_before), _mean(unknown_after)), controls=results,
-        heads=(ws.hi - ws.lo) * state.n_head, layers=span, advice=_advice(verdict, results),
-        calibration="live probe" if used == "project" else start, question=ws.asks[0].text,
+        outcome=verdict, applied=applied,
+        p_old=Change(_mean(work.old_before), _mean(best.old)),
+        p_new=Change(_mean(work.unknown_before), _mean(best.unknown)), controls=best.controls,
+        heads=(ws.hi - ws.lo) * state.n_head, layers=span, advice=_advice(best, refused),
+        calibration="live probe" if best.name in PROBED else start, question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
     )
     report = replace(report, ms=clock.total())
-    return EditOutcome(state if dry_run else final, report)
+    return EditOutcome(final, report)
 
 
 def _mean(readings: Sequence[Reading]) -> float:
     return sum(r.p for r in readings) / len(readings)
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """One method tried: what the erased copy answers. ``held``: the strength reached its target."""
+
+    name: str
+    delta: Tensor
+    alpha: float
+    held: bool
+    old: list[Reading]
+    unknown: list[Reading]
+    controls: tuple[ControlResult, ...]
+    verdict: str
+
+    @property
+    def slip(self) -> float:
+        return max((c.slip for c in self.controls), default=0.0)
+
+    def order(self) -> tuple:
+        """Smaller is better: the verdict, whether it held, then what it damaged."""
+        rank = {TOOK: 0, LEAKED: 1, DID_NOT_TAKE: 2}[self.verdict]
+        return rank, not self.held, sum(not c.kept for c in self.controls), self.slip
+
+
 class _Erasure:
     """One erasure's questions and what they said before."""
 
-    def __init__(self, ws: Workspace, entity: str, checks: list, target: float) -> None:
-        self.ws, self.entity, self.checks, self.target = ws, entity, checks, target
+    def __init__(self, ws: Workspace, entity: str, target: float) -> None:
+        self.ws, self.entity, self.target = ws, entity, target
         self.unknown = ws.loaded.tokenizer.encode(UNKNOWN)
         # the reply's own beginning: nothing is forced before "I don't know"
         self.open = [Ask(a.text, a.prompt, ()) for a in ws.asks] if ws.pair.questions else []
@@ -183,8 +215,8 @@ class _Erasure:
     def before(self, name: str) -> None:
         rows = Rows()
         olds, unknowns = self.rows(0, rows)
-        watched = add_controls(rows, self.checks)
-        names = ("probe-old", "probe-new") if name == "project" else ()
+        watched = add_controls(rows, self.ws.controls)
+        names = ("probe-old", "probe-new") if name in PROBED else ()
         readings = self.ws.gather(names, rows)
         self.old_before = [readings[h] for h in olds]
         self.unknown_before = [readings[h] for h in unknowns] or [Reading(0, False, 0, False)]
@@ -193,9 +225,10 @@ class _Erasure:
     def delta(self, name: str) -> Tensor:
         """(l, H, N, N), see the module's formulas."""
         ws = self.ws
-        if name == "project":
+        if name in PROBED:
             v = ws.triples("probe", ws.rank).v
-            return -(ws.state.wkv[ws.layers] @ v) @ v.transpose(-1, -2)
+            gone = -(ws.state.wkv[ws.layers] @ v) @ v.transpose(-1, -2)
+            return unseen(ws, gone) if name == "nullspace" else gone
         statement = ws.pair.statement(ws.pair.old)
         length = len(ws.loaded.tokenizer.encode(f" {statement}"))
         baseline = {
@@ -205,8 +238,10 @@ class _Erasure:
         _, after = ws.forward(turns, ws.start)
         return after.wkv[1, ws.layers] - after.wkv[0, ws.layers]
 
-    def attempt(self, name: str, fixed: float | None, state_norm: float, clock: Clock) -> tuple:
-        """(verdict, name, delta, alpha, readings after, held)."""
+    def attempt(
+        self, name: str, fixed: float | None, state_norm: float, clock: Clock
+    ) -> _Tried:
+        """Delta, strength and verification of one method."""
         ws = self.ws
         ws.check()
         delta = self.delta(name)
@@ -240,12 +275,12 @@ class _Erasure:
             alpha, held = strength.alpha, strength.held
         old, unknown = found[alpha]
         clock.lap("strength")
-        results: tuple = ()
-        if self.checks:
+        results: tuple[ControlResult, ...] = ()
+        if ws.controls:
             rows = Rows()
-            watched = add_controls(rows, self.checks)
+            watched = add_controls(rows, ws.controls)
             readings = self.read(rows, ws.edited(delta, [alpha]))
-            results = compare(self.checks, self.quiet, [readings[h] for h in watched])
+            results = compare(ws.controls, self.quiet, [readings[h] for h in watched])
         clock.lap("verify")
         # the reply gives the old value when it starts the answer and the value comes first
         gone = all(not o.said for o in old) or (
@@ -253,7 +288,7 @@ class _Erasure:
         )
         verdict = DID_NOT_TAKE if not gone else TOOK if all(c.kept for c in results) else LEAKED
         shown = unknown or [Reading(0, False, 0, False)]
-        return verdict, name, delta, alpha, (old, shown, results), held
+        return _Tried(name, delta, alpha, held, old, shown, results, verdict)
 
     def read(self, rows: Rows, edited: State) -> list[Reading]:
         ws = self.ws
@@ -264,10 +299,12 @@ class _Erasure:
             return read_rows(ws.model, rows, edited.unstack())
 
 
-def _advice(verdict: str, results: tuple) -> str:
-    if verdict == TOOK:
+def _advice(best: _Tried, refused: bool) -> str:
+    if best.verdict == TOOK:
         return ""
-    if verdict == LEAKED:
-        moved = ", ".join(f'"{c.fact}"' for c in results if not c.kept)
+    if best.verdict == LEAKED:
+        moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
+        if refused:
+            return f"nothing was changed: {moved} would go too; --ratio {PUBLISHED_RATIO} does it"
         return f"{moved} moved too: /undo, then try a smaller --ratio"
     return "try --ratio 0.55, --layers all, or /rwkv-nuke"

@@ -61,7 +61,11 @@ def nullspace(ws: Workspace) -> Tensor:
     read addresses in the place of keys. Refuses nothing: without controls it only drops what the
     fact's own questions never read.
     """
-    delta = ws.delta("probe")
+    return unseen(ws, ws.delta("probe"))
+
+
+def unseen(ws: Workspace, delta: Tensor) -> Tensor:
+    """``delta`` (l, H, N, N), bent as :func:`nullspace` says."""
     own, others = question_addresses(ws)
     wanted = own @ own.transpose(-1, -2)  # (l, H, N, N)
     scale = wanted.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
