@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import shlex
 import time
 import zlib
@@ -235,8 +236,29 @@ def share(values: Any) -> dict[str, Any]:
     return rate(np.asarray(values, dtype=float).ravel().tolist())
 
 
-def signed(value: float) -> str:
-    """``.93`` / ``-.02`` / ``1.00``: two decimals as findings write them."""
+def pick_layers(n_layer: int, most: int = 7) -> list[int]:
+    """At most ``most`` layers, evenly spread, first and last among them."""
+    return sorted({round(i) for i in np.linspace(0, n_layer - 1, min(most, n_layer))})
+
+
+def middle(found: Mapping[str, Any] | None) -> float:
+    """A rate's mean; NaN where nothing could be measured."""
+    value = None if found is None else found["mean"]
+    return math.nan if value is None else float(value)
+
+
+def rank_of(found: Mapping[str, Any] | None) -> float:
+    """A rate's mean for comparing; what could not be measured comes last."""
+    value = middle(found)
+    return -math.inf if math.isnan(value) else value
+
+
+def signed(value: float | Mapping[str, Any] | None) -> str:
+    """``.93`` / ``-.02`` / ``1.00``: two decimals as findings write them; ``-`` for nothing."""
+    if value is None or isinstance(value, Mapping):
+        value = middle(value)
+    if math.isnan(value):
+        return "-"
     text = f"{value:.2f}"
     text = "0.00" if text == "-0.00" else text
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) and value else text

@@ -103,7 +103,7 @@ def sentence(rows: list[dict]) -> str:
              else f"recall stays at 90% or more up to {far['distance']} tokens")
 
     def at(row: dict, key: str) -> str:
-        return "-" if row[key]["mean"] is None else signed(row[key]["mean"])
+        return signed(row[key])
 
     return (
         f"P(old) goes from {at(near, 'p_old')} to {at(far, 'p_old')} over {far['distance']} tokens "

@@ -16,7 +16,7 @@ from torch import Tensor
 from rwkvedit.recurrent.spectrum import top_triples
 from rwkvedit.report.plots import Heatmaps, Lines, Panel, Series
 from rwkvedit.report.tables import Table, columns
-from rwkvedit.study.base import Finding, Options, mean, share, signed, study
+from rwkvedit.study.base import Finding, Options, mean, middle, rank_of, share, signed, study
 from rwkvedit.study.cases import Material, gather
 
 MOST = 64  # heads patched one at a time (those of largest mean sigma1)
@@ -105,14 +105,14 @@ def heads(loaded: Any, options: Options, rng: np.random.Generator) -> Finding:
 
 
 def sentence(rows: list[dict], orders: list[dict], total: int) -> str:
-    patched = [r for r in rows if r["effect"] and r["effect"]["mean"] is not None]
-    best = max(patched, key=lambda r: r["effect"]["mean"])
+    patched = [r for r in rows if rank_of(r["effect"]) > -np.inf]
+    best = max(rows, key=lambda r: rank_of(r["effect"]))
     far = max(rows, key=lambda r: r["distance"]["mean"])
     link = np.corrcoef([r["sigma1"]["mean"] for r in patched],
                        [r["effect"]["mean"] for r in patched])[0, 1] if len(patched) > 2 else None
     need = {
         order: next((o["heads"] for o in orders if o["order"] == order
-                     and (o["effect"]["mean"] or 0) >= HOLDS), None)
+                     and middle(o["effect"]) >= HOLDS), None)
         for order in ("sigma1", "random")
     }
     said = "; ".join(
@@ -121,7 +121,7 @@ def sentence(rows: list[dict], orders: list[dict], total: int) -> str:
     linked = "" if link is None else f", sigma1 and effect correlate {signed(float(link))}"
     return (
         f"No head moves more alone than layer {best['layer']} head {best['head']} "
-        f"({signed(best['effect']['mean'])} of the log-odds); the farthest to move is layer "
+        f"({signed(best['effect'])} of the log-odds); the farthest to move is layer "
         f"{far['layer']} head {far['head']} ({far['share']['mean']:.0%} of the squared "
         f"change){linked}; patched together, {said}."
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from rwkvedit.report.plots import Bars, Lines, Series
 from rwkvedit.report.tables import Table, columns
-from rwkvedit.study.base import Finding, Options, mean, share, signed, study
+from rwkvedit.study.base import Finding, Options, mean, middle, rank_of, share, signed, study
 from rwkvedit.study.cases import Material, Reading, gather, read
 
 HOLDS = 0.9  # share of the log-odds that counts as carrying the fact
@@ -89,13 +89,13 @@ def of(rows: Sequence[dict], family: str) -> list[dict]:
 
 
 def effect(r: dict) -> float:
-    return r["effect"]["mean"] if r["effect"]["mean"] is not None else float("nan")
+    return middle(r["effect"])
 
 
 def sentence(rows: Sequence[dict], n_layer: int, settings: dict) -> str:
     lower, upper = of(rows, "half")
     single = of(rows, "single")
-    best = max(single, key=effect)
+    best = max(single, key=lambda r: rank_of(r["effect"]))
     above = [i for i, r in enumerate(of(rows, "from above")) if effect(r) >= HOLDS]
     even, odd = of(rows, "parity")
     carried = (
@@ -119,7 +119,7 @@ def pictures(rows: Sequence[dict], n_layer: int) -> tuple[Lines, Bars]:
         Series.of(label, [r["effect"] for r in of(rows, family)])
         for family, label in zip(families, names, strict=True)
     )
-    peak = max(of(rows, "single"), key=effect)["layers"]
+    peak = max(of(rows, "single"), key=lambda r: rank_of(r["effect"]))["layers"]
     groups = [*of(rows, "block"), *of(rows, "half"), *of(rows, "parity"), *of(rows, "all"),
               *of(rows, "other")]
     labels = tuple(

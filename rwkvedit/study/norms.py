@@ -17,9 +17,8 @@ from rwkvedit.evaluate.worlds import Maker
 from rwkvedit.recurrent.hooks import Hooks
 from rwkvedit.report.plots import Bars, Lines, Series
 from rwkvedit.report.tables import Table, columns
-from rwkvedit.study.base import Finding, Options, mean, signed, study
+from rwkvedit.study.base import Finding, Options, mean, pick_layers, signed, study
 from rwkvedit.study.cases import find_lexicon, gather, spans, turn_tokens
-from rwkvedit.study.tokens import pick_layers
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # tokens at which the growing state is measured
 TALKS = 8  # conversations of small talk followed

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rwkvedit.report.plots import Heatmaps, Lines, Panel, Series
 from rwkvedit.report.tables import Table, columns
-from rwkvedit.study.base import Finding, Options, mean, share, signed, study
+from rwkvedit.study.base import Finding, Options, mean, middle, share, signed, study
 from rwkvedit.study.cases import gather
 
 RANKS = (1, 2, 4, 8)
@@ -96,7 +96,7 @@ def sentence(rows: list[dict], edits: list[dict], overall: dict, L: int) -> str:
     one, full, noise = by["1", "upper"], by["full", "upper"], by["random", "upper"]
 
     def effect(e: dict) -> float:
-        return e["effect"]["mean"] or 0.0
+        return middle(e["effect"])
 
     enough = next((e["rank"] for e in edits if e["layers"] == "upper" and e["rank"] != "random"
                    and effect(e) >= 0.9 * effect(full)), "full")
@@ -126,7 +126,8 @@ def pictures(rows: list[dict], edits: list[dict], L: int, H: int) -> tuple[Lines
             "Two curves of effect against rank (" + ", ".join(order) + "): upper layers and all "
             "layers, with a random change of equal norm as a dashed line.",
             tuple(range(len(order))), series, "rank of the edit", "share of log-odds moved",
-            level=(noise["effect"]["mean"] or 0.0, "random change, equal norm"),
+            level=None if noise["effect"]["mean"] is None
+            else (noise["effect"]["mean"], "random change, equal norm"),
             x_names=tuple(order),
         ),
         Heatmaps(

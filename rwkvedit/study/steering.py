@@ -24,13 +24,14 @@ from rwkvedit.errors import UsageError
 from rwkvedit.recurrent.hooks import Hooks, Record
 from rwkvedit.report.plots import Lines, Series
 from rwkvedit.report.tables import Table, columns
-from rwkvedit.study.base import Finding, Options, mean, signed, study
+from rwkvedit.study.base import Finding, Options, mean, pick_layers, signed, study
 from rwkvedit.study.prompts import Prompt, names_of, prompt_sets
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
 FIRST = 2.0  # the strength at which layers are compared
 THIRDS = 3
-DRAWS = 4  # random directions
+DRAWS = 3  # random directions
+MOST = 8  # layers tried, evenly spread
 
 COLUMNS = columns(
     ("layer", "layer"), ("strength", "strength", "multiples of the difference of means"),
@@ -90,8 +91,8 @@ def likelihood(loaded: Any, prompts: Sequence[Prompt], layer: int, added: Tensor
     out = []
     for scores, prompt in zip(logits, prompts, strict=True):
         told = torch.tensor(prompt.tokens[1:], device=scores.device)[:, None]
-        logp = torch.log_softmax(scores[:-1].float(), -1).gather(1, told)
-        out.append(float(logp.mean()))
+        scores = scores[:-1].float()
+        out.append(float((scores.gather(1, told)[:, 0] - scores.logsumexp(-1)).mean()))
     return np.array(out)
 
 
@@ -105,7 +106,7 @@ def steering(loaded: Any, options: Options, rng: np.random.Generator) -> Finding
     for at in range(THIRDS):
         rest = [part for i, part in enumerate(parts) if i != at]
         fitted.append(directions(loaded, [[p for part in rest for p in part[s]] for s in (0, 1)]))
-    L = fitted[0][0].shape[0]
+    tried = pick_layers(fitted[0][0].shape[0], MOST)
     plain = [[likelihood(loaded, side, 0, None) for side in part] for part in parts]
     groups = [[p.group for part in parts for p in part[side]] for side in (0, 1)]
 
@@ -134,7 +135,7 @@ def steering(loaded: Any, options: Options, rng: np.random.Generator) -> Finding
             "both": mean(np.concatenate(steered)), "random_both": mean(np.concatenate(random)),
         }
 
-    rows = [row(layer, FIRST) for layer in range(L)]
+    rows = [row(layer, FIRST) for layer in tried]
     best = max(rows, key=lambda r: r["pull"]["mean"])
     swept = [best if s == FIRST else row(best["layer"], s) for s in STRENGTHS]
     settings = {
@@ -143,7 +144,7 @@ def steering(loaded: Any, options: Options, rng: np.random.Generator) -> Finding
     }
     return Finding(
         sentence(rows, swept, names),
-        (Table(COLUMNS, tuple(rows), f"every layer at strength {FIRST:g}"),
+        (Table(COLUMNS, tuple(rows), f"layers at strength {FIRST:g}"),
          Table(COLUMNS, tuple(swept), f"layer {best['layer']} at several strengths")),
         pictures(rows, swept, names), settings,
     )

@@ -26,7 +26,7 @@ from rwkvedit.evaluate.worlds import ACKNOWLEDGEMENT
 from rwkvedit.recurrent.hooks import Record
 from rwkvedit.report.plots import Heatmaps, Lines, Panel, Series
 from rwkvedit.report.tables import Table, columns
-from rwkvedit.study.base import Finding, Options, mean, signed, study
+from rwkvedit.study.base import Finding, Options, mean, pick_layers, signed, study
 from rwkvedit.study.cases import Case, Material, gather, spans
 
 LAGS = (1, 2, 4, 8, 16, 32)
@@ -209,11 +209,6 @@ def report(
             Table(kept, tuple(lasting), "survival of writes"),
         ), plots, settings,
     )
-
-
-def pick_layers(n_layer: int, most: int = 7) -> list[int]:
-    """At most ``most`` layers, evenly spread, first and last among them."""
-    return sorted({round(i) for i in np.linspace(0, n_layer - 1, min(most, n_layer))})
 
 
 def sentence(rows: list[dict], lasting: list[dict], lags: list[int]) -> str:
