@@ -87,3 +87,12 @@ def test_the_chat_lists_studies_and_explains_mistakes(shell):
 def test_the_chat_writes_a_page_where_asked(shell, tmp_path):
     result = shell.execute(f"/study remove-add --worlds 2 --out {tmp_path}")
     assert (tmp_path / "index.html").exists() and "index.html" in result.notices[0]
+
+
+def test_a_page_shows_the_folders_other_studies_of_the_same_model(capsys, tmp_path):
+    for name in ("norms", "rank"):
+        assert run(capsys, name, "--worlds", "2", "--out", str(tmp_path))[0] == 0
+    (tmp_path / "heads.json").write_text("not a study")
+    assert run(capsys, "norms", "--worlds", "2", "--out", str(tmp_path))[0] == 0
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert 'id="norms"' in page and 'id="rank"' in page and 'id="heads"' not in page

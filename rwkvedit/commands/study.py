@@ -48,15 +48,14 @@ def main(args: argparse.Namespace) -> int:
     if args.name == ALL:
         return everything(args, renderer)
     from rwkvedit.study import find_study, run_study
-    from rwkvedit.study.files import open_folder, write_page, write_study
+    from rwkvedit.study.files import open_folder, write_one
 
     find_study(args.name)
     options = options_of(args)
     folder = open_folder(args.out) if args.out else None
     document = run_study(args.name, load(args), options).to_json()
     if folder is not None:
-        paths = [*write_study(document, folder), write_page([document], folder)]
-        renderer.notice(f"wrote {', '.join(map(str, paths))}")
+        renderer.notice(f"wrote {', '.join(map(str, write_one(document, folder)))}")
     if args.json:
         renderer.document(document)
     else:
@@ -84,7 +83,12 @@ def everything(args: argparse.Namespace, renderer: Any) -> int:
     if not args.out:
         raise UsageError("study all writes files: say where with --out DIR")
     options = options_of(args)
-    documents = run_all(load(args), options, args.out, fresh=args.fresh, notice=renderer.notice)
+    try:
+        documents = run_all(
+            load(args), options, args.out, fresh=args.fresh, notice=renderer.notice)
+    except KeyboardInterrupt:
+        renderer.notice("finished studies are kept; the same command goes on from there")
+        raise
     page = Path(args.out).expanduser() / PAGE
     if args.json:
         renderer.document({"studies": documents, "page": str(page)})

@@ -230,7 +230,7 @@ def pictures(matrices: dict, places: list[dict]) -> tuple[Heatmaps | Lines, ...]
             axis, f"|cos| between versions: {axis} varies",
             f"Two {count} by {count} matrices of absolute cosines between versions of a fact that "
             f"differ in {axis}: value directions u1 and addresses v1.",
-            panels, "|cos|", low=0.0, high=1.0,
+            panels, "|cos|", "version", low=0.0, high=1.0,
         ))
     drawn.append(Lines(
         "places", "The same fact at five places, against told alone",

@@ -74,18 +74,37 @@ def write_page(documents: Iterable[Mapping[str, Any]], folder: Path) -> Path:
     return path
 
 
-def finished(name: str, loaded: Any, options: Options, folder: Path) -> Document | None:
-    """The document in ``folder`` if it is of this model, version and command."""
+def write_one(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write one study and a page of it and of the same model's others in the folder."""
+    written = write_study(document, folder)
+    beside = []
+    for name in STUDIES:
+        other = document if name == document["study"] else _read(folder / f"{name}.json")
+        if other and other["meta"].get("model_digest") == document["meta"]["model_digest"]:
+            beside.append(other)
+    return [*written, write_page(beside, folder)]
+
+
+def _read(path: Path) -> Document | None:
+    """A study's document; None when there is none, or something else stands there."""
     try:
-        document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        meta = document["meta"]
-        same = (
-            meta["model_digest"] == loaded.model.digest and meta["version"] == __version__
-            and meta["command"] == canonical_command(find_study(name), loaded, options)
-        )
-        return document if same else None
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return document if document["study"] and document["meta"]["command"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def finished(name: str, loaded: Any, options: Options, folder: Path) -> Document | None:
+    """The document in ``folder`` if it is of this model, version and command."""
+    document = _read(folder / f"{name}.json")
+    if document is None:
+        return None
+    meta = document["meta"]
+    same = (
+        meta.get("model_digest") == loaded.model.digest and meta.get("version") == __version__
+        and meta["command"] == canonical_command(find_study(name), loaded, options)
+    )
+    return document if same else None
 
 
 def run_all(

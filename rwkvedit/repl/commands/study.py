@@ -52,10 +52,9 @@ def study(ctx: Any, name: str | None, out: str | None, **options: Any) -> Result
     document = found.to_json()
     notices = []
     if folder is not None:
-        from rwkvedit.study.files import write_page, write_study
+        from rwkvedit.study.files import write_one
 
-        write_study(document, folder)
-        notices.append(f"wrote {write_page([document], folder)}")
+        notices.append(f"wrote {write_one(document, folder)[-1]}")
     return result("study", *blocks, notices=notices, **document)
 
 
