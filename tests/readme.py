@@ -8,8 +8,11 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import tables
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+CARD = ROOT / "rwkvedit" / "models" / "embedded" / "CARD.md"
 DEMO = ROOT / "transcripts" / "demo.txt"
 
 
@@ -42,12 +45,25 @@ def api() -> str:
     return fenced.split("```python\n", 1)[1].split("```", 1)[0]
 
 
+def made() -> dict[str, str]:
+    """Every made block of the README by name."""
+    return {"commands": commands(), "demo": demo(), **tables.blocks()}
+
+
+def rewritten(text: str, blocks: dict[str, str]) -> str:
+    """``text`` with its blocks of these names replaced; blocks it does not have are left out."""
+    for name, new in blocks.items():
+        text = re.sub(
+            rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)",
+            lambda m, new=new: m.group(1) + new + m.group(2), text, count=1, flags=re.S,
+        )
+    return text
+
+
 def write() -> None:
-    text = README.read_text(encoding="utf-8")
-    for name, made in (("commands", commands()), ("demo", demo())):
-        text = text.replace(block(name, text), made, 1) if block(name, text) else text.replace(
-            f"<!-- {name}: begin -->\n", f"<!-- {name}: begin -->\n{made}", 1)
-    README.write_text(text, encoding="utf-8")
+    blocks = made()
+    for path in (README, CARD):
+        path.write_text(rewritten(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
 
 
 if __name__ == "__main__":

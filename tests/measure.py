@@ -1,0 +1,68 @@
+"""Runs the benchmarks whose figures the README and the model's card show.
+
+    python tests/measure.py [NAME...]
+
+Each writes its document to ``tests/measured/NAME.json``; ``tests/readme.py`` makes the tables. Run
+it on a machine with nothing else to do: it takes about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "measured"
+SUITES = (
+    "two-entity", "five-entity", "seven-entity-two-facts", "same-entity", "ambiguous", "wording",
+    "cross-context", "second-mentioned", "generic", "distance", "long", "sequential",
+    "property-erase", "entity-erase",
+)
+STATE = "bench state --suite {} --worlds 200 --seed 1"
+METHODS = "auto,uniform,isolate,full-r1,hyb-u,hyb-uv,tell,oracle"
+RUNS = {
+    "recall": "bench recall --worlds 300 --seed 1",
+    "speed": "bench speed --repeats 3",
+    "editing": f"{STATE.format('five-entity')} --methods {METHODS}",
+    "editing-same": f"{STATE.format('same-entity')} --methods {METHODS}",
+    "methods": "bench state --suite five-entity --worlds 100 --seed 1 --methods all",
+    **{f"suite-{name}": f"{STATE.format(name)} --methods auto" for name in SUITES},
+}
+
+
+def run(name: str) -> None:
+    from rwkvedit.cli import main
+
+    out = io.StringIO()
+    with redirect_stdout(out):
+        code = main([*RUNS[name].split(), "--json"])
+    if code not in (0, 1):
+        raise SystemExit(f"{RUNS[name]} ended with {code}")
+    FOLDER.mkdir(exist_ok=True)
+    part = FOLDER / f"{name}.part"
+    part.write_text(json.dumps(_rounded(json.loads(out.getvalue())), indent=1) + "\n")
+    part.replace(FOLDER / f"{name}.json")
+
+
+def _rounded(value: Any) -> Any:
+    """Five significant digits are what the tables show and git should keep."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(v) for key, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    for name in sys.argv[1:] or RUNS:
+        if name not in RUNS:
+            raise SystemExit(f"no run called {name}; there are {', '.join(RUNS)}")
+        print(name, "...", flush=True)
+        run(name)
+
+
+if __name__ == "__main__":
+    main()
