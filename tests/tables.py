@@ -126,6 +126,15 @@ def speed() -> str:
         ("task", "size", "ours", "peer", "unit", "ratio", "share of read bandwidth"), rows))
 
 
+def studies() -> str:
+    document = load("studies")
+    assert document is not None
+    return _titled("studies", table(
+        ("study", "found on the embedded model"),
+        [(f"`{d['study']}`", d["finding"]) for d in document["studies"]],
+    ))
+
+
 def blocks() -> dict[str, str]:
     """The measured blocks that can be made from what has been run."""
     made = {
@@ -135,5 +144,6 @@ def blocks() -> dict[str, str]:
         "methods": ("methods", lambda: methods("methods")),
         "suites": ("suite-five-entity", suites),
         "speed": ("speed", speed),
+        "studies": ("studies", studies),
     }
     return {name: make() for name, (needs, make) in made.items() if load(needs) is not None}
