@@ -69,3 +69,29 @@ def test_split_pair_parts_where_the_words_part():
     assert split_pair("Bob lives in Austin", "Bob lives in Chicago") == (
         "Bob lives in", " Austin", " Chicago")
     assert split_pair("A b", "C b") == ("", "A b", "C b")
+
+
+@pytest.mark.parametrize("said", [
+    "I think Bob lives in Austin.", "I told you that Bob lives in Austin.",
+    "As you know, Bob lives in Austin.", "Q: Which city? A: Bob lives in Austin.",
+])
+def test_what_a_sentence_opens_with_is_no_part_of_the_name(said):
+    assert [(f.kind, f.entity, f.value) for f in parse_facts(said)] == [("city", "Bob", "Austin")]
+
+
+@pytest.mark.parametrize("said", [
+    "Bob does not live in Austin.", "Bob doesn't live in Austin.", "If Bob lives in Austin.",
+    "Bob no longer lives in Austin.", "Bob used to live in Austin.",
+    "Forget that Bob lives in Austin.", "Alice thinks Bob lives in Austin.",
+])
+def test_what_is_denied_or_supposed_is_not_heard(said):
+    assert parse_facts(said) == []
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_telling_is_heard_in_a_message_as_one_fact(kind):
+    value = VALUES.get(kind.name, "red" if kind.has_thing else "Zork")
+    entity = "the key" if kind.subject == "object" else "Bob"
+    for template in (*kind.tells, *kind.tells_heldout, *kind.changes):
+        said = fill(template, entity, value, "hat" if kind.has_thing else "")
+        assert [(f.kind, f.entity) for f in parse_facts(said)] == [(kind.name, entity)], said

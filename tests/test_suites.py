@@ -9,7 +9,9 @@ from rwkvedit.evaluate.suites import SUITES, counterfactual, find_suite, respell
 from rwkvedit.evaluate.suites.longer import DISTANCES, LONG
 from rwkvedit.evaluate.suites.told import WORDINGS
 from rwkvedit.evaluate.worlds import Maker
+from rwkvedit.facts import parse_facts
 from rwkvedit.facts.lexicon import Lexicon, heldout
+from rwkvedit.heard import merge_heard
 from rwkvedit.models.catalog import load_model
 
 NAMES = (
@@ -219,3 +221,14 @@ def test_short_lists_of_ones_own_make_worlds_while_they_last():
             assert not set(values) & {fact.entity for fact in case.world.facts}
     with pytest.raises(UsageError, match=r"few\.json: \d names are too few"):
         make_cases(SUITES["five-entity"], Lexicon({**few, "names": names[:4]}, "few.json"), 1, 1)
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+def test_a_chat_hears_what_a_world_tells(suite):
+    # a benchmark's edits get the controls that a chat would have heard: no more, no less
+    for case in make_cases(suite, heldout(), 6, 4):
+        known: tuple = ()
+        for turn in case.world.turns:
+            known = merge_heard(known, parse_facts(turn.user))
+        assert {(f.key, f.value.lower()) for f in known} == {
+            (f.key, f.value.lower()) for f in case.world.facts}

@@ -19,7 +19,9 @@ _SELF = {"i": "I", "my": "I", "you": "you", "your": "you"}
 _OPENINGS = re.compile(
     r"^(?:actually|no|wait|sorry|correction|well|oh|hey|hi|hello|okay|ok|in fact|"
     r"by the way|also|and|please note that|note that|remember that|just so you know|"
-    r"let me correct that|i was wrong|i made a mistake|that was wrong)\b[,.:;!]?\s+",
+    r"let me correct that|i was wrong|i made a mistake|that was wrong|"
+    r"(?:i (?:think|believe|know|heard|said|told you)|as you know|you should know)(?: that)?)"
+    r"\b[,.:;!]?\s+|^a:\s+",
     re.IGNORECASE,
 )
 
@@ -185,6 +187,13 @@ COLOR_WORDS = frozenset(
 _NOT_ENTITIES = frozenset(
     "what where who when which how why it this that there here tell do does did is are".split()
 )
+#: Words that no name has: "Bob no longer lives in Rome" tells nothing of one "Bob no longer".
+_NOT_IN_NAMES = re.compile(
+    r"(?<!\w)(?:not|never|no|longer|used|to|if|that|because|but|or|"
+    r"(?:think|believe|hear|know|doubt|hope|guess|wish|suppose|forget)s?|heard|said|says|told|"
+    r"does|did|was|were|would|could|should|might|must|cannot)(?!\w)|n['’]t(?!\w)",
+    re.IGNORECASE,
+)
 
 
 def _accept(name: str, groups: dict[str, str | None], said: str, last: str) -> Fact | None:
@@ -196,6 +205,8 @@ def _accept(name: str, groups: dict[str, str | None], said: str, last: str) -> F
         entity = last
     entity = _SELF.get(entity.lower(), entity)
     if not entity or not value or low.split()[0] in _NOT_ENTITIES or _STOP_VALUES.match(value):
+        return None
+    if _NOT_IN_NAMES.search(entity):
         return None
     if name == "age" and not value.isdigit():
         return None
@@ -230,6 +241,9 @@ def parse_facts(text: str) -> list[Fact]:
 def _sentence_facts(sentence: str, last: str) -> list[Fact]:
     if sentence.endswith("?"):
         return []
+    whole = parse_fact(sentence, last)
+    if whole and " and " not in f" {whole.entity} {whole.value} ":
+        return [whole]  # "has a boss and the name is Ann" says one thing
     parts = re.split(r"(?:,\s+and\s+|,\s+|\s+and\s+)", sentence.rstrip(".!"))
     if len(parts) > 1:
         chain: list[Fact] = []
@@ -247,8 +261,7 @@ def _sentence_facts(sentence: str, last: str) -> list[Fact]:
             subject = fact.entity
         if chain:
             return chain
-    fact = parse_fact(sentence, last)
-    return [fact] if fact else []
+    return [whole] if whole else []
 
 
 def split_pair(old: str, new: str) -> tuple[str, str, str]:
