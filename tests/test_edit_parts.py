@@ -43,6 +43,18 @@ def test_words_after_the_value_close_the_sentence():
         "Bob is", " 30", " 41", " years old.")
 
 
+@pytest.mark.parametrize(("old", "new", "told", "values"), [
+    ("Bob lives in Austin", "Bob lives in Austin Heights", "Bob lives in",
+     (" Austin", " Austin Heights")),
+    ("Bob has a hat box", "Bob has a hat", "Bob has a", (" hat box", " hat")),
+    ("Zork rules Blim", "Zork rules Blim today", "Zork rules", (" Blim", " Blim today")),
+])
+def test_a_value_that_goes_on_from_the_other_is_still_a_value(old, new, told, values):
+    pair = read_pair(old, new)
+    assert (pair.told, (pair.old, pair.new)) == (told, values)
+    assert (pair.answer_old, pair.answer_new) == values
+
+
 def test_an_unknown_kind_is_asked_by_its_shared_words():
     pair = read_pair("The capital of Zork is Blim", "The capital of Zork is Grum")
     assert pair.kind == ""
@@ -56,6 +68,8 @@ def test_an_unknown_kind_is_asked_by_its_shared_words():
     ("Bob lives in Oslo.", "Bob lives in oslo", "both facts say"),
     ("Bob lives in Oslo", "Bob moved to Oslo", "both facts say"),
     ("Bob lives in Oslo", "Alice lives in Rome", "not about one thing"),
+    ("The key is in the box", "The ball is in the box", "not about one thing"),
+    ("Bob's hat is red", "Bob's coat is blue", "not about one thing"),
     ("Zork", "Blim", "open with the same words"),
 ])
 def test_words_that_are_no_edit_are_refused_in_one_line(old, new, why):

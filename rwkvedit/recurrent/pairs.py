@@ -75,6 +75,9 @@ def part(old: str, new: str) -> tuple[str, str, str, str]:
     ('Bob is', ' 30', ' 41', ' years old.')
     """
     shared, left, right = split_pair(old.rstrip(".! "), new.rstrip(".! "))
+    opening, _, last = shared.rpartition(" ")
+    if opening and not (left and right):  # one value begins with the whole other: York, York City
+        shared, left, right = opening, f"{last}{left}", f"{last}{right}"
     a, b, closing = left.split(), right.split(), []
     while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
         closing.insert(0, a.pop())
@@ -99,13 +102,13 @@ def read_pair(old: str, new: str) -> Pair:
                 f'both facts say {before.value}; the second must give another value than the first'
             )
         return pair_of_facts(before, after)
+    if before and after and (before.kind == after.kind or before.key[1] != after.key[1]):
+        raise UsageError(
+            f'"{old}" and "{new}" are not about one thing; '
+            f"an edit changes one value, like {EXAMPLE}"
+        )
     told, left, right, closing = part(old, new)
     if not told or not left or not right:
-        if before and after:
-            raise UsageError(
-                f'"{old}" and "{new}" are not about one thing; '
-                f"an edit changes one value, like {EXAMPLE}"
-            )
         raise UsageError(
             f"the two facts must open with the same words and differ in a value, like {EXAMPLE}"
         )
