@@ -36,6 +36,7 @@ from rwkvedit.interrupt import deferred
 from rwkvedit.journal import DEFAULT_BUDGET, Branch, Journal, Place, Turn
 from rwkvedit.recurrent.generate import Sampler, generate
 from rwkvedit.recurrent.state import State
+from rwkvedit.recurrent.workspace import layer_range
 from rwkvedit.settings import DEFAULTS, SAMPLING, names, setting
 from rwkvedit.settings import ratio as ratio_of
 
@@ -43,7 +44,6 @@ PREFILL_CHUNK = 512  # tokens between two chances to interrupt
 MAX_CONTROLS = 16  # heard facts that an edit checks, latest first
 WARM_PARAMETERS = 50_000_000  # larger models are not run before they are spoken to
 WARM_EDIT = ("Bob lives in Paris", "Bob lives in Rome")
-TURN_VERBS = ("say", "retry", "continue")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class Session:
             (sampler or Sampler()).get_state(),
             settings=tuple({**DEFAULTS, **settings}.items()),
         )
-        self.journal = Journal(self._with_system(start, system) if system else start, budget)
+        if system:
+            start = self._with_system(start, self._spoken(system))
+        self.journal = Journal(start, budget)
 
     # -- what it is now --------------------------------------------------------------------
 
@@ -165,11 +167,12 @@ class Session:
         cancel: Callable[[], bool] | None = None,
     ) -> Reply:
         """Answer the last turn again, with fresh randomness."""
-        place, start, _ = self._last_turn("retry")
+        place, start = self._last_turn("retry")
         sampler = self.sampler
         text = place.turns[-1].user
+        start = replace(start, settings=place.settings)
         reply, after = self._turn(start, text, sampler, on_text, cancel)
-        after = replace(after, heard=place.heard, settings=place.settings)
+        after = replace(after, heard=place.heard)
         if sampler.temperature == 0 and reply.text == place.turns[-1].reply:
             note = "at temperature 0 a retry says the same; /set temperature 0.8 varies it"
             reply = replace(reply, notices=(*reply.notices, note))
@@ -181,7 +184,7 @@ class Session:
         cancel: Callable[[], bool] | None = None,
     ) -> Reply:
         """Go on with the last reply from where it ended."""
-        place, start, _ = self._last_turn("continue")
+        place, start = self._last_turn("continue")
         end = self.template.encode_end(self.tokenizer)
         fed = place.tokens[len(start.tokens) : len(place.tokens) - len(end)]
         began = perf_counter()
@@ -393,6 +396,8 @@ class Session:
             after = replace(place, sampler=fresh)
         elif name in DEFAULTS:
             new = setting(name, value)
+            if name == "layers":
+                layer_range(new, self.state.n_layer)
             after = replace(place, settings=tuple({**dict(place.settings), name: new}.items()))
         else:
             raise UsageError(f"no setting {name}; there are {names()}")
@@ -527,32 +532,40 @@ class Session:
         """Facts whose answers must not move: those asked for, then the latest heard."""
         keys = {fact.key for text in edited for fact in facts_in(text)}
         texts = {bare(text) for text in edited}
+        asked = [fact_text(text, "a fact to check") for text in check]
+        for text in asked:
+            if bare(text) in texts or keys & {fact.key for fact in facts_in(text)}:
+                raise UsageError(f'--check "{text}" is the fact being changed; check another one')
         others = [
             fact.text or fact.statement()
             for fact in reversed(self.place.heard)
             if fact.key not in keys and bare(fact.text) not in texts
         ]
-        asked = [fact_text(text, "a fact to check") for text in check]
         known = {bare(text) for text in asked}
         return asked + [text for text in others if bare(text) not in known][:MAX_CONTROLS]
 
-    def _last_turn(self, verb: str) -> tuple[Place, Place, int]:
-        """(where we are, where the last turn began, its entry); an error if it was no turn."""
+    def _last_turn(self, verb: str) -> tuple[Place, Place]:
+        """(where we are, where the last turn began); an error if something but settings came since.
+        """
         branch = self.journal.branch
-        index = branch.cursor
-        while index > 0 and branch.entries[index].verb in ("retry", "continue"):
+        index = last = branch.cursor
+        while last > 0 and branch.entries[last].verb == "set":
+            last -= 1
+        while index > 0 and branch.entries[index].verb in ("retry", "continue", "set"):
             index -= 1
-        if branch.here.verb not in TURN_VERBS or branch.entries[index].verb != "say":
+        if branch.entries[index].verb != "say":
             if not self.place.turns:
                 raise RwkvEditError(f"nothing to {verb} yet: say something first")
             raise RwkvEditError(
-                f"cannot {verb}: the last step was /{branch.here.verb}, not a reply; "
+                f"cannot {verb}: the last step was /{branch.entries[last].verb}, not a reply; "
                 "/undo takes it back"
             )
         start = branch.entries[index - 1].place
         if start is None:
-            raise RwkvEditError(f"cannot {verb}: the step before was dropped from the journal")
-        return self.place, start, index
+            raise RwkvEditError(
+                f"cannot {verb}: the step before was dropped from the journal; say it again"
+            )
+        return self.place, start
 
     def _with_system(self, place: Place, text: str) -> Place:
         tokens = self.template.encode_system(self.tokenizer, text)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rwkvedit.errors import UsageError
+from rwkvedit.recurrent.edit import STARTS
+from rwkvedit.recurrent.methods import offered
 
 DEFAULTS: dict[str, Any] = {
     "max_tokens": 256,
@@ -55,6 +58,7 @@ def _sampling_value(name: str, value: Any) -> Any:
             raise ValueError(value)
     except (TypeError, ValueError, OverflowError):
         wanted = "a whole number" if kind is int else "a number"
+        wanted += " from 0 on" if name == "seed" else ""
         raise UsageError(f"{name} takes {wanted}, not '{value}'") from None
     return number
 
@@ -62,8 +66,12 @@ def _sampling_value(name: str, value: Any) -> Any:
 def _setting_value(name: str, value: Any) -> Any:
     if name == "ratio":
         return ratio(value)
-    if name != "max_tokens":
-        return str(value)
+    if name == "method":
+        return _one_of(name, value, offered())
+    if name == "start":
+        return _one_of(name, value, STARTS)
+    if name == "layers":
+        return str(value)  # a range is of a model: ``Session.set`` checks it
     try:
         number = int(value)
     except (TypeError, ValueError):
@@ -71,3 +79,9 @@ def _setting_value(name: str, value: Any) -> Any:
     if not 1 <= number <= 1_000_000:
         raise UsageError(f"max_tokens takes a whole number from 1 to 1000000, not '{value}'")
     return number
+
+
+def _one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise UsageError(f"{name} is one of {', '.join(choices)}, not '{value}'")
+    return str(value)

@@ -120,6 +120,24 @@ def test_retry_answers_again_and_continue_goes_on(embedded):
         session.retry()
 
 
+def test_a_setting_may_be_changed_before_a_retry(embedded):
+    session = Session(embedded, max_tokens=3)
+    session.say(AUSTIN + ".")
+    assert session.say("Where does Bob live?").stopped == "length"
+    session.set("max_tokens", 24)
+    assert session.retry().text == "Bob lives in Austin."
+    session.set("temperature", 0.8)
+    session.retry()
+    assert session.settings["max_tokens"] == 24 and len(session.turns) == 2
+    session.undo(4)
+    assert session.settings["max_tokens"] == 3 and session.turns[-1].stopped == "length"
+
+
+def test_a_session_opens_with_no_empty_system_text(embedded):
+    with pytest.raises(UsageError, match="there is nothing to say"):
+        Session(embedded, system="  ")
+
+
 def test_ctrl_c_ends_a_reply_and_closes_the_turn(told):
     pressed = []
 
@@ -204,6 +222,14 @@ def test_a_bad_file_is_refused_and_nothing_changes(told, embedded, tmp_path, mon
         (lambda s: s.set("ratio", "much"), "ratio is a number above 0"),
         (lambda s: s.set("top_p", "2"), "out of range"),
         (lambda s: s.set("colour", "red"), "no setting colour"),
+        (lambda s: s.set("method", "banana"), "method is one of auto, "),
+        (lambda s: s.set("method", "slerp"), "method is one of auto, "),
+        (lambda s: s.set("start", "moon"), "start is one of auto, live"),
+        (lambda s: s.set("layers", "9:99"), "not a range of this model"),
+        (lambda s: s.set("seed", "-1"), "a whole number from 0 on"),
+        (lambda s: s.set_system(" "), "there is nothing to say"),
+        (lambda s: s.edit(AUSTIN, CHICAGO, check=["Bob lives in Austin."]), "being changed"),
+        (lambda s: s.edit(AUSTIN, CHICAGO, check=["Bob lives in Rome"]), "being changed"),
         (lambda s: s.prob("", ["x"]), "the prompt is empty"),
         (lambda s: s.prob("Bob", [" "]), "an empty word"),
     ],
