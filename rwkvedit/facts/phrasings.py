@@ -205,7 +205,11 @@ _ALL = (
         {E} [is|am|are] known for {a v+t}.
         People notice {E's} {v} {t}.
         The {t} {E} [has|have] {is t} {v}.
-        {E} chose {a v+t}.""",
+        {E} chose {a v+t}.
+        {E} [is|am|are] dressed in {a v+t}.
+        {E} showed me {a v+t}.
+        {E's} {t} came in {v}.
+        For {E} the color of the {t} is {v}.""",
         """What color {is t} {E's} {t}?
         What is the color of {E's} {t}?
         Which color {is t} {E's} {t}?
@@ -443,6 +447,11 @@ _ALL = (
         {E} brought {a v}.
         {E} [is|am|are] holding {a v}.
         There is {a v} that {E} [owns|own].
+        {E} [is|am|are] using {a v}.
+        {E} showed me {a v}.
+        {E} received {a v}.
+        {E} [walks|walk] around with {a v}.
+        {E} [takes|take] {a v} everywhere.
         {E} picked up {a v}.""",
         """What [does|do] {E} have?
         What [does|do] {E} own?
@@ -451,6 +460,8 @@ _ALL = (
         Do you know what {E} [has|have]?
         What [is|am|are] {E} holding?
         What [does|do] {E} keep?
+        What object [does|do] {E} have?
+        What [does|do] {E} carry?
         What did {E} bring?""",
         """{E} [is|am|are] carrying {a v}.
         Among other things {E} [has|have] {a v}.""",

@@ -42,6 +42,12 @@ ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you
 # Vocabularies of a document: odds, share of names and values that come from no list, and how many
 # of those are spelled in several tokens. A chat of nothing but unheard words is the hard case.
 VOCABULARIES = ((0.25, 0.25, 0.5), (0.35, 0.6, 0.65), (0.4, 1.0, 0.9))
+# How much oftener than the rest a kind is told.
+KIND_ODDS = {
+    "phone": 0.5, "city": 2.5, "color": 2.5, "thing": 2.5, "job": 1.5, "pet": 1.5, "food": 1.5,
+    "drink": 1.5, "sport": 1.5,
+}
+UNTOLD = 0.1  # share of the questions that nobody answered
 TOKENS_PER_FACT = 36  # telling it, acknowledging it and asking for some of it
 STAGES = (
     # until, row lengths with odds, most entities, most facts each, rate of everything but telling
@@ -49,7 +55,7 @@ STAGES = (
     (0.30, ((192, 1.0),), 5, 2, 1.0),
     (0.55, ((256, 0.8), (384, 0.2)), 7, 2, 1.0),
     (0.80, ((256, 0.5), (512, 0.5)), 7, 3, 1.0),
-    (1.01, ((256, 0.3), (512, 0.35), (1280, 0.25), (2304, 0.1)), 7, 3, 1.0),
+    (1.01, ((256, 0.25), (512, 0.3), (1280, 0.3), (2304, 0.15)), 7, 3, 1.0),
 )
 
 
@@ -95,9 +101,7 @@ class Writer:
         self.words, self.rng = words, rng
         self.open = 0.6
         self._kinds = list(KINDS.values())
-        odds = np.array([0.5 if kind.name == "phone" else 2.5 if kind.name in ("city", "color")
-                         else 1.5 if kind.name in ("job", "pet", "thing", "food", "drink")
-                         else 1.0 for kind in self._kinds])
+        odds = np.array([KIND_ODDS.get(kind.name, 1.0) for kind in self._kinds])
         self._kind_odds = odds / odds.sum()
 
     def pick(self, options):
@@ -304,7 +308,7 @@ class Writer:
         """One question and its answer, of any sort."""
         current = [doc.facts[f.key] for f in told if f.key in doc.facts]
         draw = self.rng.random()
-        if extras and draw < 0.13 * extras:
+        if extras and draw < UNTOLD * extras:
             fact = self._untold(told, doc)
             self.user(doc, self.ask(fact))
             doc.add(" I", DECIDES)
@@ -344,6 +348,8 @@ class Writer:
             stranger = self.chance(0.5)
             entity = self.words.name(self.rng, self.open) if stranger else self.pick(people)
             kind = self.pick(kinds_told) if self.chance(0.6) else self._draw_kinds(1)[0]
+            if kind == "thing" and not stranger:
+                continue  # who has a pet or a hat has something
             if KINDS[kind].subject == "object":
                 entity = "the " + self.words.value("objects", self.rng, 0.2)
             fact = self._fact(entity, kind, set())
@@ -430,7 +436,7 @@ class Writer:
         facts = self.world(n_entities, n_facts)
         if extras and self.chance(0.1):
             self.small_talk(doc)
-        spread = extras and budget > 400 and self.chance(0.4)  # told here and there in a long talk
+        spread = extras and budget > 400 and self.chance(0.3)  # told here and there in a long talk
         spare = max(0, budget - TOKENS_PER_FACT * len(facts)) * 0.8 if spread else 0
         self._tell_turns(doc, facts, extras, int(spare * self.rng.random() / len(facts)))
         if extras and self.chance(0.35 * extras):
@@ -438,13 +444,15 @@ class Writer:
                 if doc.facts:
                     self._revise(doc, facts)
         pause = 0
-        if extras and not spread and self.chance(0.6 if budget > 400 else 0.12):
+        if extras and not spread and self.chance(0.75 if budget > 400 else 0.12):
             pause = int(self.rng.integers(0, max(budget - 100 - _length(doc), 1)))
             stop = _length(doc) + pause
             while _length(doc) < stop:
                 self.small_talk(doc)
         asked = 0
         wish = int(self.rng.integers(4, 10)) if not extras else 3 + int(len(facts) * 1.5)
+        if pause > 200:
+            wish *= 2  # what was told long ago is worth more questions
         while asked < wish or _length(doc) < min(budget, 160):
             self.question_turn(doc, facts, extras)
             asked += 1

@@ -92,6 +92,22 @@ class Words:
                 pools[case + "n"].append(word)
         return pools
 
+    @cached_property
+    def _pieces(self) -> tuple[list[str], list[str]]:
+        """Tokens that begin a word, and those that can only go on with one."""
+        tokens = (self._vocab.decode([i]) for i in range(1, self._vocab.vocab_size))
+        spelled = [t for t in tokens if re.fullmatch(r" [a-z]{2,5}|[a-z]{2,6}", t)]
+        begin = [t[1:] for t in spelled if t[0] == " "]
+        return begin, [t for t in spelled if t[0] != " "]
+
+    def pieced(self, rng: np.random.Generator) -> str:
+        """Any two or three tokens in a row, so that each is met in a word that must be copied."""
+        begin, go_on = self._pieces
+        said = begin[int(rng.integers(len(begin)))]
+        for _ in range(int(rng.integers(1, 3))):
+            said += go_on[int(rng.integers(len(go_on)))]
+        return self.invented(rng) if said in _HELD else said
+
     def invented(self, rng: np.random.Generator) -> str:
         """Two or three made-up syllables."""
         onsets = "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh st t tr v w y z".split()
@@ -104,12 +120,12 @@ class Words:
         )
 
     def open_word(self, rng: np.random.Generator, capital: bool) -> str:
-        """Any word: of one token, or (``spelled``) of several, one in five of those invented."""
+        """Any word: of one token, or (``spelled``) of several, two in five of those made up."""
         draw, case = rng.random(), "cap" if capital else "low"
-        if draw >= 0.2 * self.spelled:
+        if draw >= 0.4 * self.spelled:
             pool = self._pools[case + ("n" if draw < self.spelled else "1")]
             return pool[int(rng.integers(len(pool)))]
-        word = self.invented(rng)
+        word = self.pieced(rng) if draw < 0.3 * self.spelled else self.invented(rng)
         return word.capitalize() if capital else word
 
     def value(self, slot: str, rng: np.random.Generator, open_rate: float) -> str:
