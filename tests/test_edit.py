@@ -108,6 +108,16 @@ def test_uniform_over_all_layers_gives_the_replayed_wkv(loaded, state, history):
     assert torch.allclose(outcome.state.wkv, replayed.wkv, rtol=1e-3, atol=1e-3)
 
 
+def test_a_replaying_edit_leaves_an_earlier_edit_standing(loaded, state, history, nothing_saved):
+    first = apply_edit(loaded, state, OLD, NEW, controls=FACTS[1:], library=nothing_saved)
+    second = apply_edit(
+        loaded, first.state, "Alice lives in Paris", "Alice lives in Rome", method="uniform",
+        history=history, controls=[NEW],
+    )
+    assert second.report.verdict == "took"
+    assert [c.kept for c in second.report.controls] == [True]
+
+
 def test_a_replay_keeps_every_other_turn_and_follows_the_wording(loaded):
     turns = [("Alice is an actor.", "Got it."), ("Bob is an actor by trade.", "Got it."),
              ("What does Bob do for work?", "Bob works as an actor.")]

@@ -81,7 +81,7 @@ def test_cost_counts_rows_and_tells_of_replays():
     assert "O(T)" in find_method("uniform").cost
     assert find_method("isolate").cost == "2 short rows"
     assert find_method("hyb-u").cost == "4 short rows (2 with a saved calibration)"
-    assert find_method("calib").cost.startswith("2 short rows, a replay")
+    assert find_method("calib").cost.startswith("2 short rows, two replays")
 
 
 def test_failures_and_baselines_can_be_found_but_are_not_offered():

@@ -10,14 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError
 from rwkvedit.facts import parse_fact, parse_facts
 from rwkvedit.facts.kinds import article
 from rwkvedit.recurrent.pairs import Pair
-from rwkvedit.recurrent.state import State
 
 
 def _turns(tokens: Sequence[int], end: Sequence[int]) -> list[list[int]]:
@@ -83,24 +81,18 @@ def counterfactual_tokens(loaded: Any, history: Sequence[int], pair: Pair) -> li
     return out
 
 
-def replay(loaded: Any, tokens: Sequence[int]) -> State:
-    """The state after ``tokens`` from the model's start."""
-    with torch.no_grad():
-        return loaded.model.forward(list(tokens), loaded.model.zero_state())[1]
-
-
 def replayed_delta(ws: Any) -> Tensor:
-    """``wkv(replay with the new fact) - wkv(live)`` over a workspace's layers, (l, H, N, N).
+    """``wkv(replay with the new fact) - wkv(replay as told)`` over a workspace's layers.
 
-    Raises RwkvEditError without the conversation's tokens or when it never told the old fact.
+    Both from the model's start, in one forward: what an earlier edit did to the live state is in
+    neither, and stays. (l, H, N, N). Raises RwkvEditError without the conversation's tokens or when
+    it never told the old fact.
     """
     if not ws.history:
         raise RwkvEditError(
             "this method replays the conversation and its tokens are not at hand "
             "(a loaded bare state has none); try --method hyb-u"
         )
-    ws.check()
     tokens = counterfactual_tokens(ws.loaded, ws.history, ws.pair)
-    ws.forwards += 1
-    ws.decodes += len(tokens)
-    return replay(ws.loaded, tokens).wkv[ws.lo : ws.hi] - ws.state.wkv[ws.lo : ws.hi]
+    _, after = ws.forward([tokens, list(ws.history)], ws.fresh)
+    return after.wkv[0, ws.lo : ws.hi] - after.wkv[1, ws.lo : ws.hi]

@@ -54,7 +54,7 @@ class Method:
             rows = f"{len(self.needs)} short rows"
             parts.append(rows if live is None else f"{rows} ({live} with a saved calibration)")
         if self.replays:
-            parts.append("a replay of the conversation, O(T)")
+            parts.append("two replays of the conversation, O(T)")
         if self.more:
             parts.append(self.more)
         return ", ".join(parts) or "nothing"

@@ -1,7 +1,8 @@
 """Methods that replay the conversation with the fact changed: O(T), in need of its tokens.
 
-D is the replayed delta throughout: ``state(replay with the new fact) - state(live)`` in the edited
-layers, exact (what the oracle's state has and the live one lacks) when taken whole.
+D is the replayed delta throughout: ``state(replay with the new fact) - state(replay as told)`` in
+the edited layers, exact (what the oracle's state has and the live one lacks) when taken whole.
+Earlier edits of the live state are in neither replay, so they stay.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from rwkvedit.recurrent.workspace import Workspace
 def uniform(ws: Workspace) -> Tensor:
     """The full delta: the conversation replayed with the new fact, minus as it was.
 
-    ``delta = state(replay with new) - state(live)`` in the edited layers, every head alike. Exact
-    at alpha = 1 and O(T): it costs a replay, and needs the conversation's tokens.
+    ``delta = state(replay with new) - state(replay as told)`` in the edited layers, every head
+    alike. Exact at alpha = 1 and O(T): it costs two replays, and needs the conversation's tokens.
     """
     return replayed_delta(ws)
 
