@@ -1,11 +1,13 @@
 """Benchmark worlds and the rules that read replies."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
 
 from rwkvedit.errors import UsageError
+from rwkvedit.evaluate import recall
 from rwkvedit.evaluate.intervals import rate
 from rwkvedit.evaluate.recall import ROWS, measure
 from rwkvedit.evaluate.replies import is_unknown, says
@@ -129,6 +131,19 @@ def test_rate_brackets_its_mean_and_is_open_at_the_ends():
     sure = rate([1.0] * 50)
     assert sure["mean"] == sure["hi"] == 1.0 and 0.9 < sure["lo"] < 1.0
     assert rate([])["mean"] is None
+
+
+def test_a_quantity_that_never_varies_has_no_width():
+    still = rate([0.0] * 50, share=False)
+    assert still["lo"] == still["hi"] == 0.0 < rate([0.0] * 50)["hi"]
+    assert rate([1.0] * 50, share=False)["lo"] == 1.0
+
+
+def test_recall_refuses_a_seed_below_zero():
+    parser = argparse.ArgumentParser()
+    recall.add_arguments(parser)
+    with pytest.raises(UsageError, match="--seed -1 must be 0 or more"):
+        recall.run(parser.parse_args(["--seed", "-1"]))
 
 
 def test_a_lexicon_file_swaps_words_and_falls_back(tmp_path):

@@ -153,9 +153,10 @@ def make(job: Job, method: str) -> Made:
     ms = decodes = forwards = 0.0
     notes: list[str] = []
     for at, step in enumerate(steps):
+        history = job.tokens(at)  # a chat has its tokens at hand
         begun = time.perf_counter()
         try:
-            outcome = one(job, method, at, step, state, calibration)
+            outcome = one(job, method, at, step, state, calibration, history)
         except RwkvEditError as error:
             notes.append(f"refused: {error}")
         else:
@@ -185,7 +186,8 @@ class _Done:
 
 
 def _tell(
-    job: Job, method: str, at: int, step: Step, state: State, calibration: Calibration | None
+    job: Job, method: str, at: int, step: Step, state: State, calibration: Calibration | None,
+    history: Sequence[int],
 ) -> _Done:
     loaded = job.loaded
     if step.new is not None:
@@ -200,7 +202,8 @@ def _tell(
 
 
 def _edit(
-    job: Job, method: str, at: int, step: Step, state: State, calibration: Calibration | None
+    job: Job, method: str, at: int, step: Step, state: State, calibration: Calibration | None,
+    history: Sequence[int],
 ) -> _Done:
     options: dict[str, Any] = {"method": method, "layers": job.layers}
     options["controls"] = job.controls(at) if job.heard else ()
@@ -211,8 +214,7 @@ def _edit(
         return _Done.of(
             erase.apply_forget(job.loaded, state, old, step.old.entity, **options))
     assert step.new is not None
-    if method not in METHODS or METHODS[method].replays:
-        options["history"] = job.tokens(at)
+    options["history"] = history
     if calibration is not None and (method not in METHODS or METHODS[method].calibrated):
         options |= {"start": "library", "library": _One(calibration)}
     return _Done.of(apply_edit(job.loaded, state, old, step.new.statement(), **options))

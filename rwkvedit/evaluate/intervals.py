@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def rate(values: Sequence[float], groups: Sequence[int] | None = None, draws: int = 2000) -> dict:
+def rate(
+    values: Sequence[float], groups: Sequence[int] | None = None, draws: int = 2000, *,
+    share: bool = True,
+) -> dict:
     """``{"mean", "lo", "hi", "n"}`` by bootstrap over ``groups`` (worlds), or over values.
 
-    Percentile intervals; when every group agrees (all right or all wrong) the bootstrap has no
-    spread, so the Wilson bound of the groups is given on the open side. Empty input gives nulls.
+    Percentile intervals; when every group agrees (all right or all wrong) the bootstrap of a
+    ``share`` has no spread, so the Wilson bound of the groups is given on the open side (not for
+    quantities like milliseconds, of which 0 and 1 are values as any). Empty input gives nulls.
     """
     if not len(values):
         return {"mean": None, "lo": None, "hi": None, "n": 0}
@@ -25,7 +29,7 @@ def rate(values: Sequence[float], groups: Sequence[int] | None = None, draws: in
     picks = rng.integers(0, n, size=(draws, n))
     means = totals[picks].sum(1) / counts[picks].sum(1)
     lo, hi = (float(x) for x in np.percentile(means, [2.5, 97.5]))
-    if lo == hi and mean in (0.0, 1.0):
+    if share and lo == hi and mean in (0.0, 1.0):
         z2 = 1.96**2
         edge = z2 / (n + z2)
         lo, hi = (0.0, edge) if mean == 0.0 else (1.0 - edge, 1.0)

@@ -168,6 +168,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The document of ``bench recall`` without its meta. Raises UsageError for bad arguments."""
     if args.worlds < 1:
         raise UsageError("--worlds must be at least 1; try --worlds 300")
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed} must be 0 or more; try --seed 0")
     names = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
     for name in names:
         if name not in ROWS:

@@ -49,6 +49,7 @@ MEASURES = (
     "forwards", "held", "keep_same", "keep_other", "fluency", "same_40", "stutter", "old_40",
 )
 ERASE_MEASURES = (*MEASURES, "still_first")
+QUANTITIES = ("kl_target", "kl_control", "ms", "decodes", "forwards", "fluency")  # no shares
 BY_MEASURES = ("flip", "keep", "clean", "leak", "reply", "kl_target", "kl_control")
 
 
@@ -255,7 +256,7 @@ def _rates(
             found = found if isinstance(found, list) else [found]
             values[name] += found
             owners[name] += [i] * len(found)
-    return {name: rate(values[name], owners[name]) for name in names}
+    return {name: rate(values[name], owners[name], share=name not in QUANTITIES) for name in names}
 
 
 # -- the command ----------------------------------------------------------------------------

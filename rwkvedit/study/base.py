@@ -225,10 +225,7 @@ def mean(values: Any) -> dict[str, Any]:
     """A measured quantity over worlds: mean with its 95% bootstrap interval; NaN is left out."""
     data = np.asarray(values, dtype=float).ravel()
     data = data[np.isfinite(data)]
-    out = rate(data.tolist())
-    if len(data) and float(data.min()) == float(data.max()):
-        out |= {"lo": out["mean"], "hi": out["mean"]}
-    return out
+    return rate(data.tolist(), share=False)
 
 
 def share(values: Any) -> dict[str, Any]:
