@@ -64,6 +64,22 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[
     return atomic_write(path, safetensors.torch.save(plain, metadata={META_KEY: label}))
 
 
+def spare_foreign(path: str | Path, format: str) -> Path:
+    """``path``, which may be written over: nothing there, an empty file, or one of ``format``.
+
+    Raises RwkvEditError for any other file, which a slip of the keyboard would destroy.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() and path.stat().st_size:
+        try:
+            found = _label(path, read_bytes(path)).get("format")
+        except FileFormatError:
+            found = None
+        if found != format:
+            raise RwkvEditError(f"{path} exists and is no {format} file; name another file")
+    return path
+
+
 def read_bytes(path: str | Path) -> bytes:
     """The whole file; a missing or unreadable one is a one-line RwkvEditError."""
     try:

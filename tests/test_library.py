@@ -110,6 +110,48 @@ def test_a_damaged_file_is_refused_and_does_not_stop_an_edit(loaded, library, ci
     assert library.find(PAIR) is None
 
 
+def test_a_damaged_file_is_named_by_the_list_and_can_be_removed(loaded, library, cities):
+    from dataclasses import replace
+
+    whole = library.save(replace(cities, name="whole"))
+    path = library.save(cities)
+    path.write_bytes(path.read_bytes()[:200])
+    assert [p for p, _ in library.all()] == [whole]
+    (line,) = library.damaged()
+    assert str(path) in line and f"calib rm {path.stem}" in line
+    library.remove(path.stem)
+    assert library.paths() == [whole] and library.damaged() == []
+
+
+def test_a_calibration_of_other_sizes_is_refused_and_never_used(loaded, cities, tmp_path):
+    from dataclasses import replace
+
+    small = replace(cities, writes=cities.writes[:, :1], address=cities.address[:1])
+    path = save_calibration(small, tmp_path / "small.safetensors")
+    with pytest.raises(FileFormatError, match=r"expected \(layers, heads, head size\)"):
+        load_calibration(path, loaded)
+    c = loaded.model.config
+    sizes = (c.n_layer, c.n_head, c.head_size)
+    mine = Library(loaded.model.digest, loaded.tokenizer.digest, [tmp_path / "lib"], heads=sizes)
+    mine.save(small)
+    assert mine.find(PAIR) is None
+    mine.save(cities)
+    assert mine.find(PAIR) is not None
+
+
+def test_exporting_spares_a_file_that_is_no_calibration(library, cities, tmp_path):
+    library.save(cities)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my own words")
+    with pytest.raises(RwkvEditError, match=r"is no rwkvedit-calibration file; name another"):
+        library.export(cities.name, notes)
+    assert notes.read_text() == "my own words"
+    out = tmp_path / "out.safetensors"
+    source, _ = library.get(cities.name)
+    for _ in range(2):  # its own kind may be written over
+        assert library.export(cities.name, out).read_bytes() == source.read_bytes()
+
+
 def test_removing_takes_only_the_users_own(loaded, tmp_path, cities):
     both = Library(loaded.model.digest, loaded.tokenizer.digest, [tmp_path / "a", tmp_path / "b"])
     save_calibration(cities, both.folders[1] / "city.safetensors")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.errors import UsageError
 
 ACTIONS = ("fit", "list", "show", "rm", "export", "import")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Shared by the shell verb and the chat's ``/calib``."""
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("calib", help="saved calibrations for live edits")
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("words", nargs="*", metavar="ARG",
                         help='fit "old" "new"; show/rm NAME; export NAME FILE; import FILE')
@@ -26,11 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="the calibration's name")
     parser.add_argument("--to", metavar="FOLDER",
                         help="fit into this library folder, not yours (how calibrations/ is made)")
-
-
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("calib", help="saved calibrations for live edits")
-    add_arguments(parser)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--vocab", help="vocabulary file of the model")
     parser.add_argument("--device", default="auto")
@@ -77,10 +71,9 @@ def common_values(n: int = 8) -> dict[str, list[str]]:
 
 def perform(
     loaded: Any, action: str, words: list[str], *, kind: str | None = None,
-    values: str | None = None, entity: str = "", name: str = "", state: Any = None,
-    to: str | None = None,
+    values: str | None = None, entity: str = "", name: str = "", to: str | None = None,
 ) -> Any:
-    """Do one action and return its document (``state``: fit from a live state, in the chat).
+    """Do one action and return its document.
 
     Raises UsageError for wrong arguments and RwkvEditError when it cannot be done.
     """
@@ -102,34 +95,27 @@ def perform(
     if action == "rm":
         return {"removed": str(library.remove(words[0]))}
     if action == "export":
-        path, calibration = library.get(words[0])
-        target = Path(words[1]).expanduser()
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        except OSError as error:
-            raise RwkvEditError(f"cannot write {target}: {error.strerror or error}") from error
-        return {"exported": calibration.name, "path": str(target)}
+        return {"exported": words[0], "path": str(library.export(words[0], words[1]))}
     if action == "import":
         calibration = library.add_file(words[0], loaded)
         return describe(*library.get(calibration.name))
     if action != "fit":
         raise UsageError(f"calib {action}? there are {', '.join(ACTIONS)}")
     if kind == "all" and not words and not values:
-        fitted = [fit_kind(loaded, k, v, state=state) for k, v in common_values().items()]
+        fitted = [fit_kind(loaded, k, v) for k, v in common_values().items()]
         return [describe(library.save(c), c) for c in fitted]
     if kind:
         listed = [v.strip() for v in (values or "").split(",") if v.strip()]
         if words or len(listed) < 2:
             raise UsageError("say: calib fit --kind city --values Austin,Chicago,Oslo")
-        calibration = fit_kind(loaded, kind, listed, entity, name=name, state=state)
+        calibration = fit_kind(loaded, kind, listed, entity, name=name)
     else:
-        if len(words) != 2:
+        if len(words) != 2 or values:
             raise UsageError(
                 'say: calib fit "Bob lives in Austin" "Bob lives in Chicago", '
                 "or calib fit --kind city --values Austin,Chicago"
             )
-        calibration = fit_pair(loaded, read_pair(*words), state)
+        calibration = fit_pair(loaded, read_pair(*words))
     if name:
         from dataclasses import replace
 
@@ -161,6 +147,10 @@ def main(args: argparse.Namespace) -> int:
         loaded, args.action, args.words, kind=args.kind, values=args.values, entity=args.entity,
         name=args.name, to=args.to,
     )
+    if args.action == "list":
+        from rwkvedit.recurrent.library import Library
+
+        sys.stderr.write("".join(f"{line}\n" for line in Library.of(loaded).damaged()))
     if args.json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     else:

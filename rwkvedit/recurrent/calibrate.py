@@ -57,6 +57,12 @@ class Calibration:
     created: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """(L, H, N)."""
+        L, H, N, _ = self.address.shape
+        return L, H, N
+
     def holds(self, pair: Pair) -> bool:
         """Does it know both values, told as this pair tells them?"""
         same = self.kind == pair.kind if self.kind else (

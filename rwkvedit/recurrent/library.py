@@ -8,6 +8,7 @@ digest. The user's are looked through first.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ import torch
 
 from rwkvedit import config
 from rwkvedit.errors import FileFormatError, RwkvEditError
-from rwkvedit.files import check_digest, load_tensors, save_tensors
+from rwkvedit.files import (
+    atomic_write,
+    check_digest,
+    load_tensors,
+    read_bytes,
+    save_tensors,
+    spare_foreign,
+)
 from rwkvedit.recurrent.calibrate import Calibration
 from rwkvedit.recurrent.pairs import Pair
 
@@ -80,22 +88,37 @@ def load_calibration(path: str | Path, loaded: Any | None = None) -> Calibration
     if loaded is not None:
         check_digest(path, "model", loaded.model.digest, calibration.model_digest)
         check_digest(path, "tokenizer", loaded.tokenizer.digest, calibration.tokenizer_digest)
+        wanted = heads_of(loaded.model.config)
+        if calibration.heads != wanted:
+            raise FileFormatError(
+                f"{path}: expected (layers, heads, head size) {wanted}, found {calibration.heads}"
+            )
     return calibration
 
 
+def heads_of(config: Any) -> tuple[int, int, int]:
+    """(L, H, N) of a model."""
+    return config.n_layer, config.n_head, config.head_size
+
+
 class Library:
-    """The calibrations saved for one model."""
+    """The calibrations saved for one model. ``heads`` is its (L, H, N), None to trust the files.
+
+    A file that cannot be read stops nothing: it is passed over, and named by ``damaged``.
+    """
 
     def __init__(
-        self, digest: str, tokenizer_digest: str, folders: list[Path] | None = None
+        self, digest: str, tokenizer_digest: str, folders: list[Path] | None = None,
+        heads: tuple[int, int, int] | None = None,
     ) -> None:
-        self.digest, self.tokenizer_digest = digest, tokenizer_digest
+        self.digest, self.tokenizer_digest, self.heads = digest, tokenizer_digest, heads
         roots = folders if folders is not None else [user_folder(), shipped_folder()]
         self.folders = [root / digest[:12] for root in roots]
 
     @staticmethod
     def of(loaded: Any) -> Library:
-        return Library(loaded.model.digest, loaded.tokenizer.digest)
+        model = loaded.model
+        return Library(model.digest, loaded.tokenizer.digest, heads=heads_of(model.config))
 
     def paths(self) -> list[Path]:
         """Files of this model, the user's first."""
@@ -104,21 +127,37 @@ class Library:
             for path in sorted(folder.glob("*.safetensors"))
         ]
 
+    def _each(self) -> Iterator[tuple[Path, Calibration | RwkvEditError]]:
+        for path in self.paths():
+            try:
+                yield path, _read(str(path), path.stat().st_mtime_ns)
+            except RwkvEditError as error:
+                yield path, error
+            except OSError as error:
+                yield path, RwkvEditError(f"cannot read {path}: {error.strerror or error}")
+
     def all(self) -> list[tuple[Path, Calibration]]:
         """Every readable calibration of this model with its file."""
-        return [(path, _read(str(path), path.stat().st_mtime_ns)) for path in self.paths()]
+        return [(path, found) for path, found in self._each() if isinstance(found, Calibration)]
+
+    def damaged(self) -> list[str]:
+        """One line for every file that cannot be read, with how to be rid of it."""
+        return [
+            f"{found}; calib rm {path.stem} removes it"
+            for path, found in self._each() if isinstance(found, RwkvEditError)
+        ]
 
     def find(self, pair: Pair) -> Calibration | None:
         """The first calibration that tells both of the pair's values, made for this model."""
-        for path in self.paths():
-            try:
-                calibration = _read(str(path), path.stat().st_mtime_ns)
-            except RwkvEditError:
-                continue  # a damaged file must not stop an edit; ``calib list`` names it
-            mine = (calibration.model_digest, calibration.tokenizer_digest)
-            if mine == (self.digest, self.tokenizer_digest) and calibration.holds(pair):
-                return calibration
+        for _, found in self._each():
+            if isinstance(found, Calibration) and self._ours(found) and found.holds(pair):
+                return found
         return None
+
+    def _ours(self, found: Calibration) -> bool:
+        digests = (found.model_digest, found.tokenizer_digest)
+        return digests == (self.digest, self.tokenizer_digest) and (
+            self.heads in (None, found.heads))
 
     def get(self, name: str) -> tuple[Path, Calibration]:
         """A calibration by its name or file name. Raises RwkvEditError with those there are."""
@@ -134,8 +173,12 @@ class Library:
         return save_calibration(calibration, self.folders[0] / file_name(calibration.name))
 
     def remove(self, name: str) -> Path:
-        """Delete one of the user's calibrations. Raises RwkvEditError for a shipped one."""
-        path, _ = self.get(name)
+        """Delete one of the user's calibrations, or a damaged file of that name.
+
+        Raises RwkvEditError for a shipped one.
+        """
+        broken = [path for path, found in self._each() if isinstance(found, RwkvEditError)]
+        path = next((p for p in broken if name in (p.name, p.stem)), None) or self.get(name)[0]
         if path.parent != self.folders[0]:
             raise RwkvEditError(f"{name} ships with the program and cannot be removed")
         try:
@@ -143,6 +186,11 @@ class Library:
         except OSError as error:
             raise RwkvEditError(f"cannot remove {path}: {error.strerror}") from error
         return path
+
+    def export(self, name: str, path: str | Path) -> Path:
+        """Copy a calibration's file to ``path``; a file there that is none is spared."""
+        source, _ = self.get(name)
+        return atomic_write(spare_foreign(path, FORMAT), read_bytes(source))
 
     def add_file(self, path: str | Path, loaded: Any) -> Calibration:
         """Import a calibration file made for this very model; refused otherwise, by digest."""

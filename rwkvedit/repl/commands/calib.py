@@ -48,9 +48,12 @@ def _list(ctx: Any, library: Any) -> Result:
     found = library.all()
     rows = tuple((c.name, c.kind or "-", len(c.values), _whose(library, p)) for p, c in found)
     data = [{"name": c.name, "kind": c.kind, "path": str(p)} for p, c in found]
+    notices = library.damaged()
     if not rows:
-        return say("calib", "no calibrations for this model yet; /calib fit makes one", entries=[])
-    return result("calib", Table(("name", "kind", "values", "whose"), rows), entries=data)
+        text = "no calibrations for this model yet; /calib fit makes one"
+        return say("calib", text, entries=[], notices=notices)
+    table = Table(("name", "kind", "values", "whose"), rows)
+    return result("calib", table, entries=data, notices=notices)
 
 
 def _show(ctx: Any, library: Any, name: str) -> Result:
@@ -74,10 +77,7 @@ def _rm(ctx: Any, library: Any, name: str) -> Result:
 
 
 def _export(ctx: Any, library: Any, name: str, file: str) -> Result:
-    from rwkvedit.recurrent.library import save_calibration
-
-    _, found = library.get(name)
-    path = save_calibration(found, Path(file).expanduser())
+    path = library.export(name, file)
     return say("calib", f"exported {name} to {path}", path=str(path))
 
 
