@@ -94,7 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = with_verb(argv)
         known = argv[0] if argv and argv[0] in VERBS else None
-        args = build_parser(known).parse_args(argv)
+        args, foreign = build_parser(known).parse_known_args(argv)
+        if foreign:
+            what = " ".join(foreign)
+            raise UsageError(f"unrecognized arguments: {what} (see rwkvedit {known} --help)")
         return int(args.main(args) or 0)
     except RwkvEditError as error:
         return fail(argv, str(error), error.exit_code)

@@ -16,7 +16,7 @@ import torch
 import rwkvedit
 from rwkvedit.errors import FileFormatError, RwkvEditError
 from rwkvedit.facts import Fact
-from rwkvedit.files import check_digest, load_tensors, save_tensors
+from rwkvedit.files import check_digest, load_tensors, save_tensors, spare_foreign
 from rwkvedit.journal import Book, Branch, Entry, Journal, Place, Turn
 from rwkvedit.recurrent.generate import Sampler
 from rwkvedit.recurrent.state import State
@@ -26,7 +26,8 @@ PARTS = ("att_x", "wkv", "ffn_x")
 
 
 def save(session: Any, path: Path) -> Path:
-    """Write ``session`` to ``path``, whole or not at all."""
+    """Write ``session`` to ``path``, whole or not at all; a file there that is none is spared."""
+    spare_foreign(path, FORMAT)
     book = session.journal.book
     tensors: dict[str, torch.Tensor] = {}
     states: dict[int, int] = {}

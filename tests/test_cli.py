@@ -95,13 +95,14 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
     ("argv", "code", "message"),
     [
         (["rn"], 2, "no verb 'rn': did you mean run?"),
-        (["run", "--nope"], 2, "unrecognized arguments: --nope"),
+        (["run", "--nope"], 2, "unrecognized arguments: --nope (see rwkvedit run --help)"),
         (["run", "--threads", "0", "-c", "x"], 2, "--threads takes a number from 1 on"),
         (["run", "--temperature", "hot", "-c", "x"], 2, "temperature takes a number, not 'hot'"),
         (["run", "--model", "no-such", "-c", "x"], 3, "no model 'no-such'"),
         (["run", "--device", "tpu", "-c", "x"], 2, "no device 'tpu'"),
         (["run", "no-such-file"], 1, "cannot read no-such-file: No such file"),
-        (["run", "--load", "nothing", "-c", "x"], 1, "nothing"),
+        (["run", "--load", "nothing", "-c", "x"], 1, "no saved conversation 'nothing'; nothing is"),
+        (["run", "--system", " ", "-c", "x"], 2, "there is nothing to say"),
         (["replay", "no-such-file"], 1, "no such transcript"),
         (["bench", "nothing"], 2, "invalid choice: 'nothing'"),
     ],
@@ -175,6 +176,30 @@ def test_every_verb_has_help(capsys):
             main([verb, "--help"])
         assert done.value.code == 0, verb
         assert capsys.readouterr().out.startswith(f"usage: rwkvedit {verb}")
+
+
+def test_what_a_recorded_run_opened_with_is_replayed_too(tmp_path, capsys):
+    path = tmp_path / "mine.txt"
+    record = ["run", "--transcript", str(path), "--system", 'Be "kind".', "-c", "/system"]
+    assert main(record) == 0
+    assert '> /system "Be \\"kind\\"."\n' in path.read_text()
+    assert main(["replay", str(path), "--json"]) == 0
+    assert main(record) == 1
+    assert f"{path} exists already; name another file" in capsys.readouterr().err
+
+
+def test_saving_spares_a_file_that_is_no_conversation(tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my own words")
+    assert main(["run", "-c", f"/save {notes}"]) == 1
+    assert "is no rwkvedit-session file; name another" in capsys.readouterr().err
+    assert notes.read_text() == "my own words"
+
+
+def test_a_transcript_begun_late_says_what_it_lacks(tmp_path, capsys):
+    path = tmp_path / "late.txt"
+    assert main(["run", "-c", "/system Be kind.", "-c", f"/transcript {path}"]) == 0
+    assert "tokens so far are not in it" in capsys.readouterr().err
 
 
 def test_a_system_text_is_fed_and_shown(capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkvedit.cli import load, model_options
-from rwkvedit.errors import RwkvEditError
+from rwkvedit.errors import RwkvEditError, UsageError
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -40,9 +40,13 @@ def talk_options(p: argparse.ArgumentParser) -> None:
 
 
 def open_shell(args: argparse.Namespace) -> Any:
-    """A Shell set up as ``talk_options`` and ``model_options`` ask."""
+    """A Shell set up as ``talk_options`` and ``model_options`` ask.
+
+    What ``--load`` and ``--system`` do is done as commands, so that a transcript holds it.
+    """
     from rwkvedit.recurrent.generate import Sampler
     from rwkvedit.repl.shell import Shell
+    from rwkvedit.repl.words import quote
     from rwkvedit.session import Session
     from rwkvedit.settings import SAMPLING, setting
 
@@ -51,11 +55,14 @@ def open_shell(args: argparse.Namespace) -> Any:
         chosen["temperature"] = 0
     values = {n: setting(n, value) for n, value in chosen.items() if value is not None}
     sampling = {n: values.pop(n) for n in SAMPLING if n in values}
-    shell = Shell(Session(load(args), Sampler(**sampling), system=args.system, **values))
-    if args.saved:
-        shell.session.load(shell.session_path(args.saved))
+    shell = Shell(Session(load(args), Sampler(**sampling), **values))
     if args.transcript:
         shell.record_to(Path(args.transcript).expanduser())
+    for command, text in (("load", args.saved), ("system", args.system)):
+        result = None if text is None else shell.execute(f"/{command} {quote(text)}")
+        if result is not None and result.kind == "error":
+            kind = UsageError if result.exit_code == UsageError.exit_code else RwkvEditError
+            raise kind(str(result.data["message"]))
     return shell
 
 

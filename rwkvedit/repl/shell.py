@@ -19,7 +19,6 @@ from rwkvedit.repl.registry import Registry
 from rwkvedit.repl.result import Result, error
 from rwkvedit.repl.transcript import Recorder
 from rwkvedit.session import Reply, Session
-from rwkvedit.settings import SAMPLING
 
 SUFFIX = ".safetensors"
 
@@ -107,12 +106,14 @@ class Shell:
         }
 
     def record_to(self, path: Path | None) -> None:
-        """Start recording to ``path`` (or stop, with None)."""
+        """Start recording to ``path`` (or stop, with None); refuses a file that holds something."""
         if path is None:
             if self.recorder is not None:
                 self.recorder.close()
             self.recorder = None
             return
+        if path.exists() and path.stat().st_size:
+            raise RwkvEditError(f"{path} exists already; name another file")
         fresh = Recorder(path, self.header())
         if self.recorder is not None:
             self.recorder.close()
@@ -162,11 +163,6 @@ def os_message(trouble: OSError) -> str:
     """An operating system's refusal in one line."""
     where = f"{trouble.filename}: " if trouble.filename else ""
     return f"{where}{trouble.strerror or trouble}"
-
-
-def sampling(values: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that are sampling settings and were given."""
-    return {k: v for k, v in values.items() if k in SAMPLING and v is not None}
 
 
 def _noticed(result: Result, notice: str) -> Result:

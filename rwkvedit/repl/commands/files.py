@@ -60,10 +60,13 @@ def transcript(ctx: Any, file: str | None) -> Result:
         ctx.record_to(None)
         return say("transcript", f"recorded {recorder.steps} steps to {recorder.path}", path=None)
     path = Path(file).expanduser()
-    if path.exists() and path.stat().st_size and (recorder is None or path != recorder.path):
-        raise RwkvEditError(f"{path} exists already; name another file")
-    ctx.record_to(path)
-    return say("transcript", f"recording to {path}", path=str(path))
+    if recorder is None or path != recorder.path:
+        ctx.record_to(path)
+    before = len(ctx.session.place.tokens)
+    note = f"the {before} tokens so far are not in it: a replay starts without them"
+    return say(
+        "transcript", f"recording to {path}", path=str(path), notices=[note] if before else []
+    )
 
 
 @command("paths", group=GROUP, help="Where things are kept.")
