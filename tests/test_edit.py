@@ -7,8 +7,11 @@ import torch
 
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.models.catalog import load_model
+from rwkvedit.recurrent import edit as editing
 from rwkvedit.recurrent.edit import apply_edit
+from rwkvedit.recurrent.editreport import ControlResult
 from rwkvedit.recurrent.library import Library
+from rwkvedit.recurrent.methods import METHODS
 from rwkvedit.recurrent.oracle import counterfactual_tokens
 from rwkvedit.recurrent.pairs import read_pair
 
@@ -146,6 +149,30 @@ def test_replaying_methods_need_the_conversation(loaded, state, history):
 def test_bad_options_are_usage_errors(loaded, state, options):
     with pytest.raises(UsageError):
         apply_edit(loaded, state, OLD, NEW, **options)
+
+
+def test_a_backend_without_hooks_tries_what_it_can_and_reports(loaded, state, monkeypatch):
+    tried = []
+    real = editing._Trial.attempt
+    moved = ControlResult(FACTS[1], 1.0, 0.0, kept=False)
+    monkeypatch.setattr(loaded.model, "backend", "rwkv", raising=False)
+    monkeypatch.setattr(editing, "compare", lambda *a: (moved,))
+    monkeypatch.setattr(
+        editing._Trial, "attempt", lambda self, m: (tried.append(m.name), real(self, m))[1])
+    report = apply_edit(loaded, state, OLD, NEW).report
+    assert (report.verdict, report.applied) == ("leaked", False)
+    assert tried and not any(METHODS[name].guarded for name in tried)
+    with pytest.raises(UsageError, match="--backend native"):
+        apply_edit(loaded, state, OLD, NEW, method="optimised")
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_advice_to_undo_is_given_only_after_something_was_done(loaded, state, monkeypatch, dry):
+    moved = ControlResult(FACTS[1], 1.0, 0.0, kept=False)
+    monkeypatch.setattr(editing, "compare", lambda *a: (moved,))
+    leaked = apply_edit(loaded, state, OLD, NEW, method="hyb-u", dry_run=dry).report
+    feeble = apply_edit(loaded, state, OLD, NEW, ratio=1e-4, dry_run=dry).report
+    assert [("/undo" in r.advice) for r in (leaked, feeble)] == [not dry] * 2
 
 
 def test_an_interrupted_edit_raises_and_leaves_the_state(loaded, state):

@@ -2,9 +2,10 @@
 
 import pytest
 
-from rwkvedit.errors import UsageError
+from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
 from rwkvedit.models.catalog import load_model
+from rwkvedit.recurrent import erase
 from rwkvedit.recurrent.erase import apply_forget, apply_nuke, read_fact
 
 FACTS = ("Bob lives in Austin.", "Alice lives in Paris.", "Carol lives in Dallas.")
@@ -53,9 +54,31 @@ def test_a_fixed_ratio_uses_the_published_baseline(loaded, state):
     assert report.ratio == pytest.approx(0.5, rel=1e-3)
 
 
-def test_the_entity_must_be_the_facts(loaded, state):
-    with pytest.raises(UsageError, match="Carol"):
-        apply_forget(loaded, state, "Bob has a car", "Carol")
+def test_a_fixed_ratio_tries_no_other_way(loaded, state, monkeypatch):
+    tried = []
+    real = erase._Erasure.delta
+    monkeypatch.setattr(
+        erase._Erasure, "delta", lambda self, name: (tried.append(name), real(self, name))[1])
+    apply_nuke(loaded, state, FACTS[0], ratio=1e-3)
+    assert tried == ["neutral"]
+
+
+@pytest.mark.parametrize("entity", ["Carol", "Ob", "car and"])
+def test_the_entity_must_be_the_facts(loaded, state, entity):
+    with pytest.raises(UsageError, match=f'nothing of "{entity}"'):
+        apply_forget(loaded, state, "Bob has a car", entity)
+
+
+def test_what_was_never_told_is_not_erased(loaded, state):
+    with pytest.raises(RwkvEditError, match=r"nothing to erase; .*/ask What pet does Zed have"):
+        apply_nuke(loaded, state, "Zed has a pet dog")
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_advice_to_undo_is_given_only_after_something_was_done(loaded, state, dry):
+    report = apply_forget(loaded, state, FACTS[0], "Bob", ratio=1e-4, dry_run=dry).report
+    assert report.outcome == "did not take"
+    assert ("/undo" in report.advice) == (not dry)
 
 
 def test_a_fact_of_one_word_is_refused():

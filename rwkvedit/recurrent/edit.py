@@ -145,8 +145,10 @@ def apply_edit(
     best: Attempt | None = None
     for name in names:
         ws.check()
-        if find_method(name).guarded and best is not None and best.verdict == TOOK:
-            break  # those are dear, and something holds already
+        if find_method(name).guarded and best is not None and (
+            best.verdict == TOOK or ws.model.backend != "native"
+        ):
+            break  # those are dear and something holds already, or this backend cannot run them
         attempts.append(trial.attempt(find_method(name)))
         best = min(attempts, key=_order)
         if best.verdict == TOOK and best.slip <= SLIP:
@@ -166,7 +168,7 @@ def apply_edit(
         verdict=DRY_RUN if dry_run else best.verdict, outcome=best.verdict, applied=applied,
         p_old=Change(trial.p_old, best.p_old), p_new=Change(trial.p_new, best.p_new),
         controls=best.controls, heads=(ws.hi - ws.lo) * state.n_head, layers=span,
-        advice=_advice(best, trial.p_old, ws, refused),
+        advice=_advice(best, trial.p_old, ws, refused, dry_run),
         calibration=origin if find_method(best.method).calibrated else "none",
         question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
@@ -266,18 +268,24 @@ class _Trial:
             return read_rows(ws.model, rows, edited.unstack())
 
 
-def _advice(best: Attempt, p_old: float, ws: Workspace, refused: bool) -> str:
+def _advice(
+    best: Attempt, p_old: float, ws: Workspace, refused: bool, dry_run: bool
+) -> str:
     """What to try next, one line; empty when the edit took."""
     if best.verdict == TOOK:
         return ""
+    undo = "" if refused or dry_run else "/undo, then "
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
         if refused:
             return f"nothing was changed: {moved} would move too; --method {best.method} does it"
-        return f"{moved} moved too: /undo, then try a smaller --ratio or --method hyb-uv"
+        return f"{moved} moved too: {undo}try a smaller --ratio or --method hyb-uv"
     if p_old < 0.2:
         return (
-            f'the model did not hold "{ws.pair.statement(ws.pair.old)}" to begin with: '
+            f'the model did not hold "{ws.pair.statement(ws.pair.old)}" to begin with: {undo}'
             "tell it the new fact in the chat, or name the value it does give (/ask)"
         )
-    return "try --layers all, a larger --ratio, --method uniform, or say the correction in the chat"
+    return (
+        f"{undo}try --layers all, a larger --ratio, --method uniform, or say the correction in the "
+        "chat"
+    )

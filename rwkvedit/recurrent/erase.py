@@ -15,6 +15,7 @@ questions, and, forced to begin the answer, no longer gives the old value first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,8 +87,8 @@ def apply_forget(loaded: Any, state: State, fact: str, entity: str, **options: A
     Raises UsageError when the fact does not name the entity.
     """
     name = " ".join(entity.split())
-    spoken = " ".join(fact.split()).lower()
-    if not name or name.lower() not in spoken:
+    spoken = " ".join(fact.split())
+    if not name or not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", spoken, re.IGNORECASE):
         raise UsageError(
             f'"{fact}" says nothing of "{entity}"; write it like /rwkv-forget "Bob has a car" "Bob"'
         )
@@ -131,7 +132,7 @@ def erase(
         raise UsageError(f"no erasing method {method}; there are auto, {', '.join(BASELINES)}")
     names = ORDER[verb] if method == "auto" else (method,)
     if fixed is not None and method == "auto":
-        names = ORDER[verb][1:]
+        names = ORDER[verb][1:2]
     span = layer_range(layers, state.n_layer)
     begin = None if start == "live" else loaded.model.zero_state()
     ws = Workspace(loaded, state, pair, span, start=begin, n_asks=n_asks, cancel=cancel)
@@ -139,10 +140,17 @@ def erase(
     work = _Erasure(ws, entity, target)
     clock.lap("prepare")
     work.before(names[0])
+    if work.untold:
+        raise RwkvEditError(
+            f'the model does not tell "{fact}" now, so there is nothing to erase; '
+            f"see what it says: /ask {ws.asks[0].text}"
+        )
     clock.lap("probe")
     state_norm = state.norm(ws.layers)
     tried: list[_Tried] = []
     for name in names:
+        if name == "nullspace" and tried and ws.model.backend != "native":
+            break  # it needs hooks, which this backend has not
         tried.append(work.attempt(name, fixed, state_norm, clock))
         best = min(tried, key=_Tried.order)
         if best.verdict == TOOK and best.held and best.slip <= SLIP:
@@ -161,7 +169,8 @@ def erase(
         outcome=verdict, applied=applied,
         p_old=Change(_mean(work.old_before), _mean(best.old)),
         p_new=Change(_mean(work.unknown_before), _mean(best.unknown)), controls=best.controls,
-        heads=(ws.hi - ws.lo) * state.n_head, layers=span, advice=_advice(best, refused),
+        heads=(ws.hi - ws.lo) * state.n_head, layers=span,
+        advice=_advice(best, verb, refused, dry_run),
         calibration="live probe" if best.name in PROBED else start, question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
     )
@@ -221,6 +230,12 @@ class _Erasure:
         self.old_before = [readings[h] for h in olds]
         self.unknown_before = [readings[h] for h in unknowns] or [Reading(0, False, 0, False)]
         self.quiet = [readings[h] for h in watched]
+
+    @property
+    def untold(self) -> bool:
+        """Does the state say that it does not know, and hold no such value, before anything?"""
+        known = any(r.said for r in self.old_before)
+        return bool(self.open) and not known and all(r.said for r in self.unknown_before)
 
     def delta(self, name: str) -> Tensor:
         """(l, H, N, N), see the module's formulas."""
@@ -299,12 +314,15 @@ class _Erasure:
             return read_rows(ws.model, rows, edited.unstack())
 
 
-def _advice(best: _Tried, refused: bool) -> str:
+def _advice(best: _Tried, verb: str, refused: bool, dry_run: bool) -> str:
+    """What to try next, one line; empty when the erasure took."""
     if best.verdict == TOOK:
         return ""
+    undo = "" if refused or dry_run else "/undo, then "
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
         if refused:
             return f"nothing was changed: {moved} would go too; --ratio {PUBLISHED_RATIO} does it"
-        return f"{moved} moved too: /undo, then try a smaller --ratio"
-    return "try --ratio 0.55, --layers all, or /rwkv-nuke"
+        return f"{moved} moved too: {undo}try a smaller --ratio"
+    other = "/rwkv-nuke" if verb == "forget" else "/rwkv-edit to another value"
+    return f"{undo}try --ratio {PUBLISHED_RATIO}, --layers all, or {other}"

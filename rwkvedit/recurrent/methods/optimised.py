@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rwkvedit.errors import UsageError
 from rwkvedit.recurrent.asking import make_asks
 from rwkvedit.recurrent.methods.hybrid import PROBE
 from rwkvedit.recurrent.methods.registry import method
@@ -46,8 +47,14 @@ def optimised(ws: Workspace) -> Tensor:
     Minimises ``CE(new answer) + g KL(before || after)`` over the factors of
     ``delta = left right^T``, from the best attempt so far (else the live probe's delta), by Adam
     (Kingma and Ba 2015), for at most ``STEPS`` steps or ``ws.budget_ms`` milliseconds; the best
-    step is kept. Cross-entropy is over the whole answer, in every asked wording.
+    step is kept. Cross-entropy is over the whole answer, in every asked wording. Raises UsageError
+    on a backend without gradients.
     """
+    if ws.model.backend != "native":
+        raise UsageError(
+            f"optimised needs gradients, which backend {ws.model.backend} has not; "
+            "use --backend native"
+        )
     begun = time.perf_counter()
     start = ws.warm if ws.warm is not None else ws.delta("probe")
     triples = top_triples(start, ws.rank)
