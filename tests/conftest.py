@@ -23,6 +23,17 @@ def embedded():
     return load_model("embedded", "cpu")
 
 
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M as pulled into the user's own folder; tests that need it skip without it."""
+    from rwkvedit.models import fetch
+    from rwkvedit.transformer import open_session
+
+    if fetch.installed("smollm2") is None:
+        pytest.skip("SmolLM2 is not here: rwkvedit models pull smollm2")
+    return open_session("smollm2", "cpu")
+
+
 @pytest.fixture
 def session(embedded):
     from rwkvedit.session import Session

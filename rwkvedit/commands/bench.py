@@ -17,6 +17,7 @@ BENCHES = {
     "recall": ("rwkvedit.evaluate.recall", "what the model remembers of what it was told"),
     "state": ("rwkvedit.evaluate.runner", "editing methods on the live state"),
     "speed": ("rwkvedit.evaluate.speed", "tokens per second beside the rwkv package"),
+    "hooks": ("rwkvedit.evaluate.hooking", "what looking inside a model costs"),
 }
 
 COMMON: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import UnavailableError
+from rwkvedit.recurrent.checkpoint import tensors_digest
 from rwkvedit.transformer.hooks import Shape, TapTable
 from rwkvedit.transformer.kvcache import KVCache
 
@@ -92,6 +93,7 @@ class HFModel:
             vocab_size=self.embedding.shape[0],
             context=getattr(config, "max_position_embeddings", None),
         )
+        self._digest: str | None = None
         signature = inspect.signature(type(self.layers[0]).forward)
         self._block_arguments = list(signature.parameters)[2:]
 
@@ -112,6 +114,16 @@ class HFModel:
     def unembedding(self) -> Tensor:
         """W_U (V, D); the same tensor as W_E where the two are tied."""
         return self.model.get_output_embeddings().weight
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over the weights as they are in memory."""
+        if self._digest is None:
+            self._digest = tensors_digest(self.named_weights())
+        return self._digest
+
+    def weights_changed(self) -> None:
+        self._digest = None
 
     def named_weights(self) -> dict[str, Tensor]:
         """Every parameter by transformers' name (a tied one once)."""
@@ -189,9 +201,12 @@ class HFModel:
             if tap.has(layer, "att.weights"):
                 tap(layer, "att.weights", weights)
             out = tap(layer, "att.out", out)
-            mid = tap(layer, "resid_mid", h + out)
+            untouched = h + out
+            mid = tap(layer, "resid_mid", untouched)
             ffn = tap(layer, "ffn.out", mlp(mlp_norm(h if parallel else mid)))
-            return tap(layer, "resid_out", mid + ffn)
+            # where nothing replaced the middle, add up in the block's own order: same bits
+            after = ffn + out + h if parallel and mid is untouched else mid + ffn
+            return tap(layer, "resid_out", after)
 
         return forward
 

@@ -273,7 +273,7 @@ class Hook:
                 raise UsageError(
                     f"{type(self).__name__}.{name} returned {array.dtype}: expected floating point"
                 )
-            return torch.from_numpy(np.ascontiguousarray(array))
+            return torch.from_numpy(array if array.flags.writeable else array.copy())
 
         return tap
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rwkvedit.recurrent.checkpoint import tensors_digest
 from rwkvedit.recurrent.hooks import Hooks
 from rwkvedit.recurrent.model import LN_EPS, RWKV7
 from rwkvedit.transformer.blocks import Logits
@@ -25,6 +26,7 @@ class RwkvModel:
 
     def __init__(self, model: RWKV7) -> None:
         self.model = model
+        self._digest: str | None = model.digest
         c = model.config
         self.shape = Shape(c.n_layer, c.n_embd, c.n_head, c.n_ffn, c.vocab_size, weights=False)
 
@@ -45,6 +47,17 @@ class RwkvModel:
     def unembedding(self) -> Tensor:
         """(V, D): ``head.weight``."""
         return self.model.weights["head.weight"]
+
+    @property
+    def digest(self) -> str:
+        """The checkpoint's own, until a weight is changed; then over the weights in memory."""
+        if self._digest is None:
+            self._digest = tensors_digest(self.named_weights())
+        return self._digest
+
+    def weights_changed(self) -> None:
+        self._digest = None
+        self.model.__dict__.pop("packed", None)
 
     def named_weights(self) -> dict[str, Tensor]:
         return self.model.weights

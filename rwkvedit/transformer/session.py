@@ -93,7 +93,6 @@ class ModelSession:
         if bos:
             vocabulary.bos_id()
         self._hooks: list[Hook] = []
-        self._digest: str | None = None
 
     # -- sizes and words --------------------------------------------------------------------
 
@@ -125,17 +124,11 @@ class ModelSession:
     @property
     def digest(self) -> str:
         """sha256 (hex) over the weights as they are in memory; ``weights_changed`` renews it."""
-        if self._digest is None:
-            from rwkvedit.recurrent.checkpoint import tensors_digest
-
-            self._digest = tensors_digest(self.model.named_weights())
-        return self._digest
+        return self.model.digest
 
     def weights_changed(self) -> None:
         """Say so after writing into a weight: digests and packed copies are made anew."""
-        self._digest = None
-        if isinstance(self.model, RwkvModel):
-            self.model.model.__dict__.pop("packed", None)
+        self.model.weights_changed()
 
     def tokens(self, prompt: Prompt, bos: bool | None = None) -> list[int]:
         """Ids of a prompt; UsageError when there are none.

@@ -18,7 +18,7 @@ TEXT = (
     "The capital of Italy is Rome . The capital of Germany is Berlin . "
     "Bob lives in Austin and Ann lives in Boston ."
 )
-VOCAB = 320
+VOCAB = 330  # what the tokenizer below learns from TEXT, every word of it one token
 WIDTH = 32
 LAYERS = 4
 CONTEXT = 128
