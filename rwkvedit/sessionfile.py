@@ -15,14 +15,14 @@ import torch
 
 import rwkvedit
 from rwkvedit.errors import FileFormatError, RwkvEditError
-from rwkvedit.facts import Fact
+from rwkvedit.facts import KINDS, Fact
 from rwkvedit.files import check_digest, load_tensors, save_tensors, spare_foreign
 from rwkvedit.journal import Book, Branch, Entry, Journal, Place, Turn
 from rwkvedit.recurrent.generate import Sampler
 from rwkvedit.recurrent.state import State
+from rwkvedit.recurrent.statefile import state_from_tensors, state_tensors
 
 FORMAT, VERSION = "rwkvedit-session", 1
-PARTS = ("att_x", "wkv", "ffn_x")
 
 
 def save(session: Any, path: Path) -> Path:
@@ -68,7 +68,9 @@ def load(session: Any, path: Path) -> Journal:
     check_digest(path, "model", session.model.digest, meta.get("model_digest"))
     check_digest(path, "tokenizer", session.tokenizer.digest, meta.get("tokenizer_digest"))
     try:
-        book = _unpack(meta["book"], tensors, session)
+        book = _unpack(path, meta["book"], tensors, session)
+    except FileFormatError:
+        raise
     except RwkvEditError as error:
         raise FileFormatError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -86,8 +88,7 @@ def _pack(
 ) -> dict[str, Any]:
     if id(place.state) not in states:
         states[id(place.state)] = len(states)
-        for part in PARTS:
-            tensors[f"state.{states[id(place.state)]}.{part}"] = getattr(place.state, part)
+        tensors |= state_tensors(place.state, f"state.{states[id(place.state)]}.")
     if place.tokens not in tokens:
         tokens[place.tokens] = len(tokens)
         tensors[f"tokens.{tokens[place.tokens]}"] = torch.tensor(place.tokens, dtype=torch.int32)
@@ -102,8 +103,10 @@ def _pack(
     }
 
 
-def _unpack(book: dict[str, Any], tensors: dict[str, torch.Tensor], session: Any) -> Book:
-    like = session.state
+def _unpack(
+    path: Path, book: dict[str, Any], tensors: dict[str, torch.Tensor], session: Any
+) -> Book:
+    model = session.model
     count = session.tokenizer.vocab_size
     states: dict[int, State] = {}
     tokens: dict[int, tuple[int, ...]] = {}
@@ -114,17 +117,18 @@ def _unpack(book: dict[str, Any], tensors: dict[str, torch.Tensor], session: Any
         if packed is not None:
             s, t = int(packed["state"]), int(packed["tokens"])
             if s not in states:
-                states[s] = _state(s, tensors, like)
+                found = state_from_tensors(path, tensors, model.config, f"state.{s}.")
+                states[s] = found.to(model.device)
             if t not in tokens:
                 tokens[t] = tuple(int(i) for i in tensors[f"tokens.{t}"].tolist())
                 if any(not 0 <= i < count for i in tokens[t]):
-                    raise FileFormatError(f"tokens.{t} holds ids outside the vocabulary")
+                    raise FileFormatError(f"{path}: tokens.{t} holds ids outside the vocabulary")
             Sampler.from_state(packed["sampler"])
             place = Place(
                 states[s],
                 tokens[t],
                 packed["sampler"],
-                tuple(Fact(**fact) for fact in packed["heard"]),
+                tuple(_fact(fact) for fact in packed["heard"]),
                 tuple(Turn(**turn) for turn in packed["turns"]),
                 packed["system"],
                 tuple((str(name), value) for name, value in packed["settings"]),
@@ -143,15 +147,8 @@ def _unpack(book: dict[str, Any], tensors: dict[str, torch.Tensor], session: Any
     return Book(branches, book["current"], int(book["next_number"]))
 
 
-def _state(index: int, tensors: dict[str, torch.Tensor], like: State) -> State:
-    parts = []
-    for part in PARTS:
-        name, wanted = f"state.{index}.{part}", getattr(like, part)
-        found = tensors[name]
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
-            raise FileFormatError(
-                f"expected {name} of shape {tuple(wanted.shape)} and {wanted.dtype}, "
-                f"found {tuple(found.shape)} and {found.dtype}"
-            )
-        parts.append(found.to(wanted.device))
-    return State(*parts)
+def _fact(packed: dict[str, Any]) -> Fact:
+    fact = Fact(**packed)
+    if fact.kind not in KINDS:
+        raise ValueError(f"no kind of fact called {fact.kind}")
+    return fact

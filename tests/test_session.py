@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rwkvedit.errors import FileFormatError, RwkvEditError, UsageError
+from rwkvedit.files import load_tensors, save_tensors
 from rwkvedit.recurrent.generate import Sampler
 from rwkvedit.session import Session
 
@@ -191,7 +192,22 @@ def test_save_and_load_hold_everything(told, embedded, tmp_path):
     assert fresh.tokens == []
 
 
-@pytest.mark.parametrize("how", ["foreign", "truncated", "digest", "nan", "empty"])
+def rewrite(path, data, how):
+    """A session file that is whole, and wrong inside."""
+    path.write_bytes(data)
+    tensors, meta = load_tensors(path, "rwkvedit-session", 1)
+    if how == "shape":
+        tensors["state.1.wkv"] = tensors["state.1.wkv"][:, :, :, :-1].contiguous()
+    elif how == "missing":
+        del tensors["state.1.att_x"]
+    else:
+        packed = [place for place in meta["book"]["places"].values() if place["heard"]]
+        packed[0]["heard"][0]["kind"] = "planet"
+    save_tensors(path, tensors, meta)
+
+
+@pytest.mark.parametrize(
+    "how", ["foreign", "truncated", "digest", "nan", "empty", "shape", "missing", "kind"])
 def test_a_bad_file_is_refused_and_nothing_changes(told, embedded, tmp_path, monkeypatch, how):
     path = told.save(tmp_path / "kept.safetensors")
     data = path.read_bytes()
@@ -201,6 +217,8 @@ def test_a_bad_file_is_refused_and_nothing_changes(told, embedded, tmp_path, mon
         path.write_bytes(data[:-100])
     elif how == "empty":
         path.write_bytes(b"")
+    elif how in ("shape", "missing", "kind"):
+        rewrite(path, data, how)
     elif how == "digest":
         path.write_bytes(data.replace(embedded.model.digest.encode(), b"0" * 64))
     else:

@@ -26,10 +26,6 @@ class ChatTemplate:
     assistant_name: str = "Assistant"
     turn_end: str = "\n\n"
 
-    @property
-    def user_opening(self) -> str:
-        return f"{self.user_name}: "
-
     def clean(self, text: str) -> str:
         """Stripped, with blank lines collapsed to one line break (they would end the turn)."""
         return _BLANK.sub("\n", text.replace("\r\n", "\n").strip())
