@@ -69,6 +69,17 @@ def test_the_entity_must_be_the_facts(loaded, state, entity):
         apply_forget(loaded, state, "Bob has a car", entity)
 
 
+@pytest.mark.parametrize("told", ["Bob lives in Rome", "Alice lives in Dallas"])
+def test_another_value_than_the_one_told_is_not_erased_in_its_place(loaded, state, told):
+    with pytest.raises(RwkvEditError, match="nothing to erase"):
+        apply_forget(loaded, state, told, told.split()[0])
+
+
+def test_a_fact_told_by_its_first_word_may_be_erased(loaded, state):
+    report = apply_nuke(loaded, state, "Bob lives in Austin in Texas", dry_run=True).report
+    assert report.outcome == "took"
+
+
 def test_what_was_never_told_is_not_erased(loaded, state):
     with pytest.raises(RwkvEditError, match=r"nothing to erase; .*/ask What pet does Zed have"):
         apply_nuke(loaded, state, "Zed has a pet dog")

@@ -56,6 +56,8 @@ ORDER = {
 PROBED = ("project", "nullspace")
 #: P(old) after an erasure, the answer's own words forced, must fall below this.
 GONE = 0.4
+#: P(old) under which, on all the fact's questions, there is nothing of it to erase.
+DOUBT = 0.2
 PUBLISHED_RATIO = 0.5  # the published value for another model; ``--ratio 0.5`` asks for it
 
 
@@ -122,8 +124,8 @@ def erase(
     ``method`` is ``auto`` or one of ``BASELINES``; ``ratio`` ``auto`` or a number
     (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta).
     The report's ``p_new`` is the probability of beginning with "I don't know". The verdict is
-    ``took`` when no question's reply gives the old value any more. Raises UsageError and
-    RwkvEditError; ``state`` is never touched.
+    ``took`` when no question's reply gives the old value any more. Raises UsageError, and
+    RwkvEditError when the state never gave it; ``state`` is never touched.
     """
     clock = Clock()
     pair = read_fact(fact)
@@ -140,7 +142,7 @@ def erase(
     work = _Erasure(ws, entity, target)
     clock.lap("prepare")
     work.before(names[0])
-    if work.untold:
+    if work.untold():
         raise RwkvEditError(
             f'the model does not tell "{fact}" now, so there is nothing to erase; '
             f"see what it says: /ask {ws.asks[0].text}"
@@ -231,11 +233,20 @@ class _Erasure:
         self.unknown_before = [readings[h] for h in unknowns] or [Reading(0, False, 0, False)]
         self.quiet = [readings[h] for h in watched]
 
-    @property
     def untold(self) -> bool:
-        """Does the state say that it does not know, and hold no such value, before anything?"""
-        known = any(r.said for r in self.old_before)
-        return bool(self.open) and not known and all(r.said for r in self.unknown_before)
+        """Is the value not what the state gives, not even its first word, before anything?
+
+        (Of "a baker in Paris" a state told of a baker gives the first word: it is told.)
+        """
+        if any(r.said or r.p >= DOUBT for r in self.old_before):
+            return False
+        ws, rows = self.ws, Rows()
+        words = ws.pair.answer_old.split()
+        first = words[: 2 if words[0] in ("a", "an") else 1]
+        head = ws.loaded.tokenizer.encode(" " + " ".join(first))
+        handles = [rows.add(ask, head) for ask in ws.asks]
+        readings = ws.gather((), rows)
+        return all(readings[h].p < DOUBT for h in handles)
 
     def delta(self, name: str) -> Tensor:
         """(l, H, N, N), see the module's formulas."""
