@@ -99,7 +99,7 @@ class EditReport:
 
 @dataclass(frozen=True)
 class EditOutcome:
-    """The new State (the old one, on a dry run) and the report."""
+    """The new State (the old one where nothing was applied) and the report."""
 
     state: State
     report: EditReport
