@@ -78,7 +78,8 @@ def test_pickled_code_is_never_run(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "sprung",))
 
     torch.save({"emb.weight": Trap()}, tmp_path / "trap.pth")
-    refused(tmp_path / "trap.pth")
+    line = refused(tmp_path / "trap.pth")
+    assert "no pickle of tensors alone" in line and "weights_only" not in line
     assert not (tmp_path / "sprung").exists()
 
 

@@ -103,6 +103,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
     ) as error:  # fmt: skip
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to trust the file
+            why = "no pickle of tensors alone"
         raise FileFormatError(
             f"{path}: expected a whole .pth (tensors only) or .safetensors file, "
             f"found a foreign or truncated one ({why[:120]})"
