@@ -12,6 +12,7 @@ from rwkvedit_kernels.machine import matmul_rate, read_bandwidth
 from rwkvedit.errors import UnavailableError, UsageError
 from rwkvedit.evaluate import speed
 from rwkvedit.evaluate.shapes import SHAPES, low_ranks, seeded_checkpoint
+from rwkvedit.recurrent import edit
 from rwkvedit.recurrent.checkpoint import check_tensors
 from rwkvedit.recurrent.model import RWKV7
 
@@ -36,6 +37,16 @@ def test_a_toy_run_has_every_row_and_true_ratios() -> None:
         assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
     assert document["machine"]["read_gb_per_s"] > 0
     assert document["machine"]["matmul_gflop_per_s"] > 0
+
+
+def test_an_edit_is_timed_with_and_without_the_controls_of_a_chat(embedded, monkeypatch) -> None:
+    asked = []
+    real = edit.apply_edit
+    monkeypatch.setattr(edit, "apply_edit", lambda *a, controls, **k: (
+        asked.append(len(controls)), real(*a, controls=controls, **k))[1])
+    row = speed.edit_row(embedded, 1)
+    assert row["verdict"] == "took" and row["checked_ms"] > 0
+    assert set(asked) == {0, 4}
 
 
 def test_svd_row_compares_times() -> None:
@@ -63,6 +74,8 @@ def test_bad_arguments_are_usage_errors() -> None:
         speed.run(arguments("--sizes", "huge"))
     with pytest.raises(UsageError, match="--repeats"):
         speed.run(arguments("--repeats", "-1"))
+    with pytest.raises(UsageError, match="--repeats"):
+        speed.run(arguments("--repeats", "0"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

@@ -18,7 +18,7 @@ from rwkvedit_kernels.machine import matmul_rate, read_bandwidth
 from rwkvedit_kernels.svd import top1
 from torch import Tensor
 
-from rwkvedit.errors import RwkvEditError, UnavailableError, UsageError
+from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.evaluate.shapes import SHAPES, seeded_checkpoint
 from rwkvedit.models.catalog import DEFAULT, LoadedModel, find_checkpoint, load_model, pick_device
 from rwkvedit.recurrent.checkpoint import Checkpoint, load_checkpoint
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tokens/s, over the machine's measured read bandwidth: above 1 the weights sit in a cache.
     """
     device = pick_device(getattr(args, "device", None) or "cpu")
-    repeats = args.repeats or (1 if args.quick else 5)
+    repeats = (1 if args.quick else 5) if args.repeats is None else args.repeats
     if repeats < 1:
         raise UsageError("--repeats must be at least 1; try --repeats 5")
     default = CUDA_SIZES if device.type == "cuda" else CPU_SIZES[: 1 if args.quick else 2]
@@ -222,7 +222,10 @@ def svd_row(model: RWKV7, repeats: int, quick: bool = False) -> dict[str, Any]:
 
 
 def edit_row(loaded: LoadedModel, repeats: int) -> dict[str, Any]:
-    """One whole edit of a five-fact conversation, with the package's replay of it as the peer."""
+    """One whole edit of a five-fact conversation, with the package's replay of it as the peer.
+
+    ``checked_ms`` is the same edit with the other four facts as controls, as a chat makes it.
+    """
     from rwkvedit.recurrent.edit import apply_edit
 
     tokenizer, template, model = loaded.tokenizer, loaded.template, loaded.model
@@ -236,15 +239,16 @@ def edit_row(loaded: LoadedModel, repeats: int) -> dict[str, Any]:
     peer = _Peer(load_checkpoint(path), torch.device("cpu"), torch.float32)
     verdicts: list[str] = []
 
-    def edit() -> None:
-        outcome = apply_edit(loaded, state, *EDIT, start="live")
+    def edit(controls: Sequence[str] = ()) -> None:
+        outcome = apply_edit(loaded, state, *EDIT, start="live", controls=controls)
         verdicts.append(outcome.report.verdict)
 
-    ours, theirs = in_turns((edit, lambda: peer.prefill(corrected)), repeats)
+    ours, checked, theirs = in_turns(
+        (edit, lambda: edit(FACTS[1:]), lambda: peer.prefill(corrected)), repeats)
     return _row(
         "edit", DEFAULT, ours * 1e3, theirs * 1e3,
         f"{peer.name} replaying the {len(corrected)} corrected tokens", "ms",
-        verdict=verdicts[-1],
+        verdict=verdicts[-1], checked_ms=checked * 1e3,
     )  # fmt: skip
 
 
@@ -273,8 +277,6 @@ def cuda_rows(
         peer = _Peer(checkpoint, device, torch.float16)
     except (RwkvEditError, RuntimeError, OSError):
         peer = None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("no CUDA device was found; use --device cpu")
     prompt = _tokens(PREFILL, model.config.vocab_size)
     some = prompt[:32]
 
