@@ -34,7 +34,6 @@ class Pair:
     answer: str
     answer_old: str
     answer_new: str
-    unknown: str = ""
     answer_closing: str = "."
     fact: Fact | None = None
     new_fact: Fact | None = None
@@ -113,7 +112,7 @@ def read_pair(old: str, new: str) -> Pair:
             f"the two facts must open with the same words and differ in a value, like {EXAMPLE}"
         )
     answer = " " + told
-    return Pair("", told, left, right, closing, (), answer, left, right, "", closing)
+    return Pair("", told, left, right, closing, (), answer, left, right, closing)
 
 
 def pair_of_facts(before: Fact, after: Fact) -> Pair:
@@ -122,5 +121,5 @@ def pair_of_facts(before: Fact, after: Fact) -> Pair:
     answer, said_old, said_new, ending = part(before.answer(), after.answer())
     return Pair(
         before.kind, told, left, right, closing, tuple(before.questions()), " " + answer,
-        said_old, said_new, before.unknown(), ending, before, after,
+        said_old, said_new, ending, before, after,
     )
