@@ -47,3 +47,29 @@ def test_a_nan_score_is_never_chosen():
     found = search_strength(lambda ms: [float("nan") if m > 1 else 0.3 for m in ms])
     assert not found.held
     assert found.alpha <= 1.0
+
+
+def test_a_bound_spares_what_cannot_pass():
+    evaluate, calls = rising(0.9)
+    bounds = []
+
+    def bound(multiples):
+        bounds.extend(multiples)
+        return [1.0 if m >= 0.7 else 0.2 for m in multiples]
+
+    found = search_strength(evaluate, bracket=(0.5, 0.8, 1.0, 1.5), rounds=0, bound=bound)
+    assert found.alpha == 1.0 and found.held
+    assert bounds == [0.5, 0.8, 1.0, 1.5]
+    assert calls == [[0.8, 1.0]]
+
+
+def test_a_bound_that_nothing_passes_leaves_the_ceiling_to_try():
+    evaluate, calls = rising(3.0)
+    nothing = lambda multiples: [0.0] * len(multiples)  # noqa: E731
+    found = search_strength(evaluate, bracket=(0.5, 1.0), rounds=0, bound=nothing)
+    assert found.alpha == 4.0 and calls == [[2.0, 4.0]]
+
+
+def test_when_a_bound_lets_nothing_pass_and_nothing_holds_something_comes_back():
+    found = search_strength(lambda ms: [0.1] * len(ms), bound=lambda ms: [0.0] * len(ms))
+    assert not found.held and found.alpha > 0

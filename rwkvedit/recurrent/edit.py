@@ -37,6 +37,8 @@ from rwkvedit.recurrent.workspace import Workspace, layer_range
 #: A control that loses more than this much probability is shaken, even if its answer stands: the
 #: next method is tried before that one is settled for.
 SLIP = 0.1
+#: Strengths tried on the fact's first question; the least that hold there are tried on all.
+LADDER = (0.5, 0.65, 0.8, 1.0, 1.3, 1.8)
 STARTS = ("auto", "live", "fresh", "library")
 
 
@@ -219,21 +221,26 @@ class _Trial:
         if norm == 0.0:
             raise RwkvEditError("old and new leave the same state; this edit would change nothing")
         clock.lap("calibrate")
-        found: dict[float, list[Reading]] = {}
+        heard: dict[tuple[float, int], Reading] = {}  # by strength and question
+        every = range(len(ws.asks))
 
-        def evaluate(alphas: list[float]) -> list[float]:
+        def answers(alphas: list[float], asks: Sequence[int]) -> list[float]:
+            """The worst of these questions' P(new) at each strength; one forward."""
             rows = Rows()
-            handles = [[rows.add(a, ws.said_new, i) for a in ws.asks] for i in range(len(alphas))]
+            handles = {
+                (alpha, q): rows.add(ws.asks[q], ws.said_new, i)
+                for i, alpha in enumerate(alphas) for q in asks if (alpha, q) not in heard
+            }
             readings = self.read(rows, ws.edited(delta, alphas))
-            found.update(
-                (alpha, [readings[h] for h in hs])
-                for alpha, hs in zip(alphas, handles, strict=True)
-            )
+            heard.update({key: readings[h] for key, h in handles.items()})
             return [
-                min(r.p * (r.path if e else 1.0)
-                    for r, e in zip(found[alpha], self.spoken, strict=True))
+                min(heard[alpha, q].p * (heard[alpha, q].path if self.spoken[q] else 1.0)
+                    for q in asks)
                 for alpha in alphas
             ]
+
+        def evaluate(alphas: list[float]) -> list[float]:
+            return answers(alphas, every)
 
         if self.fixed is not None:
             alpha = self.fixed * self.state_norm / norm
@@ -241,9 +248,14 @@ class _Trial:
         elif not method.searched:
             strength = Strength(1.0, evaluate([1.0])[0], True)
         else:
-            strength = search_strength(evaluate, target=self.target)
+            strength = search_strength(
+                evaluate, target=self.target, bracket=LADDER, rounds=0,
+                bound=lambda alphas: answers(alphas, (0,)),
+            )
         clock.lap("strength")
-        after = found[strength.alpha]
+        if strength.alpha not in {alpha for alpha, q in heard if q == every[-1]}:
+            evaluate([strength.alpha])
+        after = [heard[strength.alpha, q] for q in every]
         rows = Rows()
         old = rows.add(ws.asks[0], ws.said_old)
         watched = add_controls(rows, ws.controls)
@@ -278,7 +290,7 @@ def _advice(
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
         if refused:
-            return f"nothing was changed: {moved} would move too; --method {best.method} does it"
+            return f"{moved} would move too; --method {best.method} does it all the same"
         return f"{moved} moved too: {undo}try a smaller --ratio or --method hyb-uv"
     if p_old < 0.2:
         return (

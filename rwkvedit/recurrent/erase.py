@@ -333,7 +333,7 @@ def _advice(best: _Tried, verb: str, refused: bool, dry_run: bool) -> str:
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
         if refused:
-            return f"nothing was changed: {moved} would go too; --ratio {PUBLISHED_RATIO} does it"
+            return f"{moved} would go too; --method {best.name} does it all the same"
         return f"{moved} moved too: {undo}try a smaller --ratio"
     other = "/rwkv-nuke" if verb == "forget" else "/rwkv-edit to another value"
     return f"{undo}try --ratio {PUBLISHED_RATIO}, --layers all, or {other}"

@@ -84,6 +84,12 @@ def _methods(ctx: Any, partial: str) -> list[str]:
     return list(offered())
 
 
+def _erasing(ctx: Any, partial: str) -> list[str]:
+    from rwkvedit.recurrent.erase import BASELINES
+
+    return ["auto", *BASELINES]
+
+
 def _commands(ctx: Any, partial: str) -> list[str]:
     return sorted(ctx.registry.names)
 
@@ -121,6 +127,7 @@ SOURCES: dict[str, Callable[[Any, str], list[str]]] = {
     "setting": _settings,
     "command": _commands,
     "method": _methods,
+    "erasing": _erasing,
     "calibration": _calibrations,
     "session": _sessions,
     "file": _files,

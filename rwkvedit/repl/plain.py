@@ -56,7 +56,7 @@ def block_lines(block: Block) -> list[str]:
 def report_lines(report: Report) -> list[str]:
     """An edit's report: verdict first, then what was done, then what it did."""
     d = report.data
-    out = [f"{d['verb']}: {d['verdict']}"]
+    out = [f"{d['verb']}: {verdict(d)}"]
     out.append(f"  {described(d)}")
     out.append(f"  norms: state {number(d['state_norm'])}, delta {number(d['delta_norm'])}")
     for name in ("p_old", "p_new"):
@@ -68,6 +68,12 @@ def report_lines(report: Report) -> list[str]:
     if d.get("advice"):
         out.append(f"  next: {d['advice']}")
     return out
+
+
+def verdict(d: dict[str, Any]) -> str:
+    """``took``, or ``leaked (nothing was changed)`` when ``auto`` refused."""
+    refused = not d.get("applied", True) and d["verdict"] == d.get("outcome")
+    return f"{d['verdict']} (nothing was changed)" if refused else str(d["verdict"])
 
 
 def described(d: dict[str, Any]) -> str:

@@ -177,7 +177,7 @@ class Renderer:
 
         console = self._console(self.out)
         style = VERDICT_STYLE.get(d["verdict"], BAD)
-        title = RichText.assemble(f"/rwkv-{d['verb']} ", (str(d["verdict"]), style))
+        title = RichText.assemble(f"/rwkv-{d['verb']} ", (plain.verdict(d), style))
         body = [RichText(asked(d))] if d.get("asked") else []
         body.append(RichText(plain.described(d), style="dim"))
         body.append(RichText(measured(d), style="dim"))

@@ -49,6 +49,19 @@ def method_name(text: str) -> str:
     return text
 
 
+def erasing(text: str) -> str:
+    """``--method`` of an erasure."""
+    from rwkvedit.recurrent.erase import BASELINES
+
+    if text not in ("auto", *BASELINES):
+        raise UsageError(f"--method is one of auto, {', '.join(BASELINES)}, not '{text}'")
+    return text
+
+
+ERASING = Option("--method", "how: auto is the default", kind=erasing, metavar="NAME",
+                 completer="erasing")
+
+
 def edit_result(ctx: Any, report: Any, asked: dict[str, str]) -> Result:
     """An EditReport as a Result: the JSON of contracts, and a report to look at."""
     data = {**report.to_json(), "asked": asked}
@@ -96,7 +109,7 @@ def rwkv_edit(ctx: Any, old: str, new: str, **options: Any) -> Result:
     aliases=["forget"],
     group=GROUP,
     args=[Arg("fact", quoted=True, completer="fact"), Arg("entity", rest=True, completer="entity")],
-    options=[RATIO, LAYERS, DRY, CHECK],
+    options=[ERASING, RATIO, LAYERS, DRY, CHECK],
     help="Remove one property and keep the one who had it.",
     example='/rwkv-forget "Bob has a car" "Bob"',
 )
@@ -104,6 +117,7 @@ def rwkv_forget(ctx: Any, fact: str, entity: str, **options: Any) -> Result:
     report = ctx.session.forget(
         fact,
         entity,
+        method=options["method"] or "auto",
         ratio=ratio(options["ratio"]),
         layers=options["layers"],
         check=options["check"],
@@ -117,13 +131,14 @@ def rwkv_forget(ctx: Any, fact: str, entity: str, **options: Any) -> Result:
     aliases=["nuke"],
     group=GROUP,
     args=[Arg("fact", rest=True, completer="fact")],
-    options=[RATIO, LAYERS, DRY, CHECK],
+    options=[ERASING, RATIO, LAYERS, DRY, CHECK],
     help="Remove a fact whole, against a neutral base.",
     example='/rwkv-nuke "Bob is a baker in Paris"',
 )
 def rwkv_nuke(ctx: Any, fact: str, **options: Any) -> Result:
     report = ctx.session.nuke(
         fact,
+        method=options["method"] or "auto",
         ratio=ratio(options["ratio"]),
         layers=options["layers"],
         check=options["check"],
