@@ -2,7 +2,7 @@
 
 import pytest
 
-from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.errors import UsageError
 from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
 from rwkvedit.models.catalog import load_model
 from rwkvedit.recurrent import erase
@@ -69,20 +69,26 @@ def test_the_entity_must_be_the_facts(loaded, state, entity):
         apply_forget(loaded, state, "Bob has a car", entity)
 
 
-@pytest.mark.parametrize("told", ["Bob lives in Rome", "Alice lives in Dallas"])
-def test_another_value_than_the_one_told_is_not_erased_in_its_place(loaded, state, told):
-    with pytest.raises(RwkvEditError, match="nothing to erase"):
-        apply_forget(loaded, state, told, told.split()[0])
+@pytest.mark.parametrize("untold", [
+    "Bob lives in Rome", "Alice lives in Dallas", "Zed has a pet dog"])
+def test_what_was_not_told_is_not_erased_nor_what_was_told_in_its_place(loaded, state, untold):
+    outcome = apply_nuke(loaded, state, untold, controls=FACTS)
+    report = outcome.report
+    assert outcome.state is state
+    assert (report.verdict, report.applied, report.alpha) == ("did not take", False, 0.0)
+    assert "nothing to erase" in report.advice and "/ask " in report.advice
+    assert report.p_old.before == report.p_old.after < 0.2
+    assert report.controls and all(c.kept for c in report.controls)
+
+
+def test_a_method_by_name_erases_whatever_it_is_told(loaded, state):
+    report = apply_nuke(loaded, state, "Bob lives in Rome", method="project", dry_run=True).report
+    assert report.method == "project" and report.alpha > 0
 
 
 def test_a_fact_told_by_its_first_word_may_be_erased(loaded, state):
     report = apply_nuke(loaded, state, "Bob lives in Austin in Texas", dry_run=True).report
     assert report.outcome == "took"
-
-
-def test_what_was_never_told_is_not_erased(loaded, state):
-    with pytest.raises(RwkvEditError, match=r"nothing to erase; .*/ask What pet does Zed have"):
-        apply_nuke(loaded, state, "Zed has a pet dog")
 
 
 @pytest.mark.parametrize("dry", [True, False])

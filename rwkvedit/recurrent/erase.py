@@ -124,8 +124,9 @@ def erase(
     ``method`` is ``auto`` or one of ``BASELINES``; ``ratio`` ``auto`` or a number
     (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta).
     The report's ``p_new`` is the probability of beginning with "I don't know". The verdict is
-    ``took`` when no question's reply gives the old value any more. Raises UsageError, and
-    RwkvEditError when the state never gave it; ``state`` is never touched.
+    ``took`` when no question's reply gives the old value any more; ``auto`` leaves alone a state
+    that never gave it, and says so. Raises UsageError and RwkvEditError; ``state`` is never
+    touched.
     """
     clock = Clock()
     pair = read_fact(fact)
@@ -142,13 +143,20 @@ def erase(
     work = _Erasure(ws, entity, target)
     clock.lap("prepare")
     work.before(names[0])
-    if work.untold():
-        raise RwkvEditError(
-            f'the model does not tell "{fact}" now, so there is nothing to erase; '
-            f"see what it says: /ask {ws.asks[0].text}"
-        )
     clock.lap("probe")
     state_norm = state.norm(ws.layers)
+    p_old, p_new = _mean(work.old_before), _mean(work.unknown_before)
+    if method == "auto" and fixed is None and work.untold():
+        report = EditReport(
+            verb=verb, old=fact, new="", method="none", asked_method=method, ratio=0.0, alpha=0.0,
+            state_norm=state_norm, delta_norm=0.0, verdict=DRY_RUN if dry_run else DID_NOT_TAKE,
+            outcome=DID_NOT_TAKE, applied=False, p_old=Change(p_old, p_old),
+            p_new=Change(p_new, p_new), controls=compare(ws.controls, work.quiet, work.quiet),
+            layers=span, question=ws.asks[0].text, decodes=ws.decodes, forwards=ws.forwards,
+            advice=f'the model does not tell "{fact}" now, so there is nothing to erase; see what '
+            f"it says: /ask {ws.asks[0].text}",
+        )
+        return EditOutcome(state, replace(report, ms=clock.total()))
     tried: list[_Tried] = []
     for name in names:
         if name == "nullspace" and tried and ws.model.backend != "native":
@@ -169,8 +177,8 @@ def erase(
         ratio=alpha * norm / state_norm if state_norm else 0.0, alpha=alpha,
         state_norm=state_norm, delta_norm=norm, verdict=DRY_RUN if dry_run else verdict,
         outcome=verdict, applied=applied,
-        p_old=Change(_mean(work.old_before), _mean(best.old)),
-        p_new=Change(_mean(work.unknown_before), _mean(best.unknown)), controls=best.controls,
+        p_old=Change(p_old, _mean(best.old)), p_new=Change(p_new, _mean(best.unknown)),
+        controls=best.controls,
         heads=(ws.hi - ws.lo) * state.n_head, layers=span,
         advice=_advice(best, verb, refused, dry_run),
         calibration="live probe" if best.name in PROBED else start, question=ws.asks[0].text,
