@@ -200,7 +200,7 @@ def _pip(what: Pull, temporary: Path) -> Path:
 
 
 def _complaints(said: str) -> list[str]:
-    """pip's error lines, without the names of hosts."""
+    """pip's error lines, each cut to 160 characters."""
     lines = [line.removeprefix("ERROR:").strip() for line in said.splitlines() if "ERROR" in line]
     if not lines and "No module named pip" in said:
         lines = ["this Python has no pip"]

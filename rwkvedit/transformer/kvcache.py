@@ -176,11 +176,6 @@ NO_SURGERY = (
 )
 
 
-def empty(cache: Any) -> bool:
-    """Is there nothing before this call?"""
-    return cache is None or cache.length == 0
-
-
 def same_device(cache: Cache, device: torch.device) -> None:
     """UsageError when a cache of another device is handed in."""
     at = cache.layers[0][0].device if isinstance(cache, KVCache) else cache.state.device
