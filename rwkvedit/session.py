@@ -261,6 +261,7 @@ class Session:
         if same_text(old, new):
             raise UsageError("the old and the new fact are the same; there is nothing to edit")
         settings = self.settings
+        controls, left = self._controls((old, new), check)
         outcome = apply_edit(
             self.loaded,
             self.state,
@@ -270,14 +271,14 @@ class Session:
             ratio=ratio_of(settings["ratio"] if ratio is None else ratio),
             layers=layers or settings["layers"],
             start=start or settings["start"],
-            controls=self._controls((old, new), check),
+            controls=controls,
             history=list(self.tokens),
             dry_run=dry_run,
             library=library,
             cancel=cancel,
         )
         heard = replaced_heard(self.place.heard, old, new)
-        return self._commit_edit("edit", f"{old} -> {new}", outcome, heard, dry_run)
+        return self._commit_edit("edit", f"{old} -> {new}", outcome, heard, dry_run, left)
 
     def forget(
         self,
@@ -295,6 +296,7 @@ class Session:
         from rwkvedit.recurrent.erase import apply_forget
 
         fact, entity = fact_text(fact, "the fact"), fact_text(entity, "the entity")
+        controls, left = self._controls((fact,), check)
         outcome = apply_forget(
             self.loaded,
             self.state,
@@ -302,13 +304,13 @@ class Session:
             entity,
             ratio="auto" if ratio is None else ratio_of(ratio),
             layers=layers or self.settings["layers"],
-            controls=self._controls((fact,), check),
+            controls=controls,
             dry_run=dry_run,
             cancel=cancel,
             **options,
         )
         heard = without(self.place.heard, fact)
-        return self._commit_edit("forget", f"{fact} ({entity})", outcome, heard, dry_run)
+        return self._commit_edit("forget", f"{fact} ({entity})", outcome, heard, dry_run, left)
 
     def nuke(
         self,
@@ -325,18 +327,20 @@ class Session:
         from rwkvedit.recurrent.erase import apply_nuke
 
         fact = fact_text(fact, "the fact")
+        controls, left = self._controls((fact,), check)
         outcome = apply_nuke(
             self.loaded,
             self.state,
             fact,
             ratio="auto" if ratio is None else ratio_of(ratio),
             layers=layers or self.settings["layers"],
-            controls=self._controls((fact,), check),
+            controls=controls,
             dry_run=dry_run,
             cancel=cancel,
             **options,
         )
-        return self._commit_edit("nuke", fact, outcome, without(self.place.heard, fact), dry_run)
+        heard = without(self.place.heard, fact)
+        return self._commit_edit("nuke", fact, outcome, heard, dry_run, left)
 
     def warm(self) -> None:
         """Do once, before it is waited for, what the first turn and the first edit would.
@@ -516,20 +520,25 @@ class Session:
         return replace(reply, notices=(*reply.notices, notice)) if notice else reply
 
     def _commit_edit(
-        self, verb: str, label: str, outcome: Any, heard: tuple[Fact, ...], dry_run: bool
+        self, verb: str, label: str, outcome: Any, heard: tuple[Fact, ...], dry_run: bool,
+        unchecked: int,
     ) -> Any:
-        if dry_run or not outcome.report.applied:
-            return outcome.report
+        report = replace(outcome.report, unchecked=unchecked)
+        if dry_run or not report.applied:
+            return report
         place = self.place
         if not all(bool(torch.isfinite(x).all()) for x in outcome.state.tensors()):
             raise RwkvEditError("the edit would make the state infinite; nothing was changed")
-        took = outcome.report.verdict in ("took", "leaked")
+        took = report.verdict in ("took", "leaked")
         after = replace(place, state=outcome.state, heard=heard if took else place.heard)
-        self.journal.record(verb, f"{label}: {outcome.report.verdict}", after)
-        return outcome.report
+        self.journal.record(verb, f"{label}: {report.verdict}", after)
+        return report
 
-    def _controls(self, edited: Sequence[str], check: Sequence[str]) -> list[str]:
-        """Facts whose answers must not move: those asked for, then the latest heard."""
+    def _controls(self, edited: Sequence[str], check: Sequence[str]) -> tuple[list[str], int]:
+        """Facts whose answers must not move: those asked for, then the latest heard.
+
+        Beside them the number of older ones that are left unchecked.
+        """
         keys = {fact.key for text in edited for fact in facts_in(text)}
         texts = {bare(text) for text in edited}
         asked = [fact_text(text, "a fact to check") for text in check]
@@ -542,7 +551,8 @@ class Session:
             if fact.key not in keys and bare(fact.text) not in texts
         ]
         known = {bare(text) for text in asked}
-        return asked + [text for text in others if bare(text) not in known][:MAX_CONTROLS]
+        others = [text for text in others if bare(text) not in known]
+        return asked + others[:MAX_CONTROLS], max(0, len(others) - MAX_CONTROLS)
 
     def _last_turn(self, verb: str) -> tuple[Place, Place]:
         """(where we are, where the last turn began); an error if something but settings came since.

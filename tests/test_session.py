@@ -9,6 +9,8 @@ import torch
 from rwkvedit.errors import FileFormatError, RwkvEditError, UsageError
 from rwkvedit.files import load_tensors, save_tensors
 from rwkvedit.recurrent.generate import Sampler
+from rwkvedit.repl.plain import report_lines
+from rwkvedit.repl.result import Report
 from rwkvedit.session import Session
 
 AUSTIN, CHICAGO = "Bob lives in Austin", "Bob lives in Chicago"
@@ -94,6 +96,18 @@ def test_what_was_heard_is_checked_by_an_edit(told):
     told.say("Alice works as a baker.")
     report = told.edit(AUSTIN, CHICAGO, check=["Carol has a pet dog"])
     assert [c.fact for c in report.controls] == ["Carol has a pet dog", "Alice works as a baker."]
+
+
+def test_facts_too_many_to_check_are_counted(told, monkeypatch):
+    monkeypatch.setattr("rwkvedit.session.MAX_CONTROLS", 1)
+    for name in ("Alice", "Carol", "David"):
+        told.say(f"{name} lives in Paris.")
+    report = told.edit(AUSTIN, CHICAGO, dry_run=True)
+    assert [c.fact for c in report.controls] == ["David lives in Paris."]
+    assert report.to_json()["unchecked"] == report.unchecked == 2
+    shown = report_lines(Report(report.to_json()))
+    assert "  not checked: 2 older facts (--check does)" in shown
+    assert told.nuke(AUSTIN, dry_run=True, check=["Alice lives in Paris"]).unchecked == 1
 
 
 def test_a_branch_keeps_both_ways(told):

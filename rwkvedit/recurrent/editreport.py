@@ -53,6 +53,7 @@ class EditReport:
     ``calibration`` names the saved calibration used, or where it was fitted (``live``/``fresh``).
     ``applied`` is false when the conversation was left as it was: on a dry run, or because ``auto``
     refused an edit that did not hold or would have moved a control.
+    ``unchecked`` counts older heard facts that were not among the controls.
     For forget and nuke ``p_new`` is the probability of saying that it is not known.
     """
 
@@ -68,6 +69,7 @@ class EditReport:
     p_old: Change
     p_new: Change
     controls: tuple[ControlResult, ...] = ()
+    unchecked: int = 0
     ms: dict[str, float] = field(default_factory=dict)
     heads: int = 0
     layers: tuple[int, int] = (0, 0)
@@ -90,7 +92,7 @@ class EditReport:
             "verdict": self.verdict, "outcome": self.outcome or self.verdict,
             "applied": self.applied,
             "question": self.question, "p_old": self.p_old.to_json(), "p_new": self.p_new.to_json(),
-            "controls": [c.to_json() for c in self.controls],
+            "controls": [c.to_json() for c in self.controls], "unchecked": self.unchecked,
             "ms": {k: round(v, 3) for k, v in self.ms.items()},
             "heads": self.heads, "layers": list(self.layers), "advice": self.advice,
             "calibration": self.calibration, "decodes": self.decodes, "forwards": self.forwards,

@@ -65,6 +65,8 @@ def report_lines(report: Report) -> list[str]:
     for control in d.get("controls") or ():
         word = "kept" if control["kept"] else "MOVED"
         out.append(f"  {word}: {control['fact']} {change(control)}")
+    if d.get("unchecked"):
+        out.append(f"  {unchecked(d)}")
     if d.get("advice"):
         out.append(f"  next: {d['advice']}")
     return out
@@ -74,6 +76,12 @@ def verdict(d: dict[str, Any]) -> str:
     """``took``, or ``leaked (nothing was changed)`` when ``auto`` refused."""
     refused = not d.get("applied", True) and d["verdict"] == d.get("outcome")
     return f"{d['verdict']} (nothing was changed)" if refused else str(d["verdict"])
+
+
+def unchecked(d: dict[str, Any]) -> str:
+    """Facts heard so long ago that the edit did not look at them."""
+    n = d["unchecked"]
+    return f"not checked: {n} older fact{'s' * (n != 1)} (--check does)"
 
 
 def described(d: dict[str, Any]) -> str:

@@ -182,6 +182,8 @@ class Renderer:
         body.append(RichText(plain.described(d), style="dim"))
         body.append(RichText(measured(d), style="dim"))
         body.append(self._probabilities(d))
+        if d.get("unchecked"):
+            body.append(RichText(plain.unchecked(d), style="dim"))
         if d.get("advice"):
             body.append(RichText(f"next: {d['advice']}", style="yellow"))
         if console.width >= NARROW and not plain_terminal(self.out):
