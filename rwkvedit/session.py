@@ -296,21 +296,9 @@ class Session:
         from rwkvedit.recurrent.erase import apply_forget
 
         fact, entity = fact_text(fact, "the fact"), fact_text(entity, "the entity")
-        controls, left = self._controls((fact,), check)
-        outcome = apply_forget(
-            self.loaded,
-            self.state,
-            fact,
-            entity,
-            ratio="auto" if ratio is None else ratio_of(ratio),
-            layers=layers or self.settings["layers"],
-            controls=controls,
-            dry_run=dry_run,
-            cancel=cancel,
-            **options,
-        )
-        heard = without(self.place.heard, fact)
-        return self._commit_edit("forget", f"{fact} ({entity})", outcome, heard, dry_run, left)
+        options |= {"ratio": ratio, "layers": layers, "dry_run": dry_run, "cancel": cancel}
+        label = f"{fact} ({entity})"
+        return self._erase("forget", label, apply_forget, (fact, entity), check, options)
 
     def nuke(
         self,
@@ -327,20 +315,8 @@ class Session:
         from rwkvedit.recurrent.erase import apply_nuke
 
         fact = fact_text(fact, "the fact")
-        controls, left = self._controls((fact,), check)
-        outcome = apply_nuke(
-            self.loaded,
-            self.state,
-            fact,
-            ratio="auto" if ratio is None else ratio_of(ratio),
-            layers=layers or self.settings["layers"],
-            controls=controls,
-            dry_run=dry_run,
-            cancel=cancel,
-            **options,
-        )
-        heard = without(self.place.heard, fact)
-        return self._commit_edit("nuke", fact, outcome, heard, dry_run, left)
+        options |= {"ratio": ratio, "layers": layers, "dry_run": dry_run, "cancel": cancel}
+        return self._erase("nuke", fact, apply_nuke, (fact,), check, options)
 
     def warm(self) -> None:
         """Do once, before it is waited for, what the first turn and the first edit would.
@@ -518,6 +494,20 @@ class Session:
     def _commit(self, verb: str, label: str, place: Place, reply: Reply) -> Reply:
         notice = self.journal.record(verb, label, place)
         return replace(reply, notices=(*reply.notices, notice)) if notice else reply
+
+    def _erase(
+        self, verb: str, label: str, apply: Callable[..., Any], words: tuple[str, ...],
+        check: Sequence[str], options: dict[str, Any],
+    ) -> Any:
+        """Erase with the settings' layers; strength is searched unless a ratio is given."""
+        fact = words[0]
+        ratio = options["ratio"]
+        options["ratio"] = "auto" if ratio is None else ratio_of(ratio)
+        options["layers"] = options["layers"] or self.settings["layers"]
+        controls, left = self._controls((fact,), check)
+        outcome = apply(self.loaded, self.state, *words, controls=controls, **options)
+        heard = without(self.place.heard, fact)
+        return self._commit_edit(verb, label, outcome, heard, options["dry_run"], left)
 
     def _commit_edit(
         self, verb: str, label: str, outcome: Any, heard: tuple[Fact, ...], dry_run: bool,
