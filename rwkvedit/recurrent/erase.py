@@ -53,6 +53,8 @@ BASELINES = ("project", "entity", "neutral", "placeholder", "nullspace")
 ORDER = {
     "forget": ("project", "entity", "nullspace"), "nuke": ("project", "neutral", "nullspace"),
 }
+#: Strengths tried; fine, since an erasure that is too strong takes other facts with it.
+LADDER = (0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6)
 PROBED = ("project", "nullspace")
 #: P(old) after an erasure, the answer's own words forced, must fall below this.
 GONE = 0.4
@@ -224,11 +226,14 @@ class _Erasure:
         # the reply's own beginning: nothing is forced before "I don't know"
         self.open = [Ask(a.text, a.prompt, ()) for a in ws.asks] if ws.pair.questions else []
 
-    def rows(self, state: int, rows: Rows) -> tuple[list[int], list[int]]:
+    def rows(
+        self, state: int, rows: Rows, most: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Handles of the old value's and the not knowing's readings, on the first ``most`` asks."""
         ws = self.ws
         return (
-            [rows.add(a, ws.said_old, state) for a in ws.asks],
-            [rows.add(a, self.unknown, state) for a in self.open],
+            [rows.add(a, ws.said_old, state) for a in ws.asks[:most]],
+            [rows.add(a, self.unknown, state) for a in self.open[:most]],
         )
 
     def before(self, name: str) -> None:
@@ -287,26 +292,31 @@ class _Erasure:
         clock.lap("calibrate")
         found: dict[float, tuple[list[Reading], list[Reading]]] = {}
 
-        def evaluate(alphas: list[float]) -> list[float]:
+        def score(alphas: list[float], first: bool = False) -> list[float]:
+            """The worst answer at each strength: of the fact's first question, or of all."""
             rows = Rows()
-            handles = [self.rows(i, rows) for i in range(len(alphas))]
+            handles = [self.rows(i, rows, 1 if first else None) for i in range(len(alphas))]
             readings = self.read(rows, ws.edited(delta, alphas))
             scores = []
             for alpha, (olds, unknowns) in zip(alphas, handles, strict=True):
                 old, unknown = [readings[h] for h in olds], [readings[h] for h in unknowns]
-                found[alpha] = (old, unknown)
+                if not first:
+                    found[alpha] = (old, unknown)
                 gone = min(1.0 if r.p < GONE and not r.said else 0.5 * (1 - r.p) for r in old)
                 scores.append(min([gone, *(r.p for r in unknown)]))
             return scores
 
         if fixed is not None:
             alpha = fixed * state_norm / norm
-            held = evaluate([alpha])[0] >= self.target
+            held = score([alpha])[0] >= self.target
         else:
             strength = search_strength(
-                evaluate, target=self.target, bracket=(0.5, 0.75, 1.0, 1.5), ceiling=3.0
+                score, target=self.target, bracket=LADDER, rounds=0, ceiling=3.0,
+                bound=lambda alphas: score(alphas, first=True),
             )
             alpha, held = strength.alpha, strength.held
+            if alpha not in strength.tried:
+                score([alpha])
         old, unknown = found[alpha]
         clock.lap("strength")
         results: tuple[ControlResult, ...] = ()
