@@ -28,7 +28,7 @@ AIMS: dict[str, tuple[tuple[str, float], ...]] = {
     "cross-context": (("clean", 0.96),),
     "distance": (("clean", 0.92),),
     "long": (("clean", 0.92),),
-    "sequential": (("held", 0.92), ("keep", 0.92)),
+    "sequential": (("flip", 0.92), ("keep", 0.92)),
     "property-erase": (("flip", 0.97), ("keep", 0.98)),
     "entity-erase": (("flip", 0.97), ("keep", 0.98)),
 }
