@@ -29,7 +29,7 @@ RUNS = {
     "speed": "bench speed --repeats 3",
     "editing": f"{STATE.format('five-entity')} --methods {METHODS}",
     "editing-same": f"{STATE.format('same-entity')} --methods {METHODS}",
-    "methods": "bench state --suite five-entity --worlds 100 --seed 1 --methods all",
+    "methods": "bench state --suite five-entity --worlds 40 --seed 1 --methods all",
     "studies": "study all --out DIR",
     **{f"suite-{name}": f"{STATE.format(name)} --methods auto" for name in SUITES},
 }
