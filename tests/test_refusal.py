@@ -75,3 +75,11 @@ def test_named_erasing_methods_are_applied(embedded, told):
         outcome = apply_forget(embedded, told.state, "Bob lives in Austin", "Bob", method=name,
                                controls=["Alice lives in Paris."])
         assert outcome.report.applied and outcome.report.method == name
+
+
+def test_a_sentence_of_no_kind_is_edited_on_its_one_question(session):
+    session.say("The moon tastes of cheese.")
+    report = session.edit("The moon tastes of cheese", "The moon tastes of bread")
+    assert report.verdict in ("took", "did not take", "leaked") and report.question
+    assert report.forwards > 0
+    assert session.forget("The moon tastes of cheese", "moon").verdict

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
-from rwkvedit.recurrent.asking import Reading, Rows, read_rows
+from rwkvedit.recurrent.asking import Reading, Rows
 from rwkvedit.recurrent.controls import add_controls, compare, make_controls
 from rwkvedit.recurrent.editreport import (
     DID_NOT_TAKE,
@@ -231,7 +231,7 @@ class _Trial:
                 (alpha, q): rows.add(ws.asks[q], ws.said_new, i)
                 for i, alpha in enumerate(alphas) for q in asks if (alpha, q) not in heard
             }
-            readings = self.read(rows, ws.edited(delta, alphas))
+            readings = ws.read(rows, ws.edited(delta, alphas))
             heard.update({key: readings[h] for key, h in handles.items()})
             return [
                 min(heard[alpha, q].p * (heard[alpha, q].path if self.spoken[q] else 1.0)
@@ -259,7 +259,7 @@ class _Trial:
         rows = Rows()
         old = rows.add(ws.asks[0], ws.said_old)
         watched = add_controls(rows, ws.controls)
-        readings = self.read(rows, ws.edited(delta, [strength.alpha]))
+        readings = ws.read(rows, ws.edited(delta, [strength.alpha]))
         results = compare(ws.controls, self.quiet, [readings[h] for h in watched])
         took = all(
             r.said and (r.path_said or not e) for r, e in zip(after, self.spoken, strict=True)
@@ -269,15 +269,6 @@ class _Trial:
         return Attempt(
             method.name, delta, strength, readings[old].p, after[0].p, results, verdict
         )
-
-    def read(self, rows: Rows, edited: State) -> list[Reading]:
-        """Readings of ``rows`` from a stack of edited states; counted."""
-        ws = self.ws
-        ws.check()
-        ws.forwards += 1
-        ws.decodes += rows.n_tokens
-        with torch.no_grad():
-            return read_rows(ws.model, rows, edited.unstack())
 
 
 def _advice(

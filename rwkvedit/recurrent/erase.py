@@ -26,7 +26,7 @@ from torch import Tensor
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.facts import KINDS, Fact, parse_fact
 from rwkvedit.facts.lexicon import TRAIN
-from rwkvedit.recurrent.asking import Ask, Reading, Rows, read_rows
+from rwkvedit.recurrent.asking import Ask, Reading, Rows
 from rwkvedit.recurrent.calibrate import told_turn
 from rwkvedit.recurrent.controls import add_controls, compare, make_controls
 from rwkvedit.recurrent.edit import SLIP, parse_ratio
@@ -296,7 +296,7 @@ class _Erasure:
             """The worst answer at each strength: of the fact's first question, or of all."""
             rows = Rows()
             handles = [self.rows(i, rows, 1 if first else None) for i in range(len(alphas))]
-            readings = self.read(rows, ws.edited(delta, alphas))
+            readings = ws.read(rows, ws.edited(delta, alphas))
             scores = []
             for alpha, (olds, unknowns) in zip(alphas, handles, strict=True):
                 old, unknown = [readings[h] for h in olds], [readings[h] for h in unknowns]
@@ -323,7 +323,7 @@ class _Erasure:
         if ws.controls:
             rows = Rows()
             watched = add_controls(rows, ws.controls)
-            readings = self.read(rows, ws.edited(delta, [alpha]))
+            readings = ws.read(rows, ws.edited(delta, [alpha]))
             results = compare(ws.controls, self.quiet, [readings[h] for h in watched])
         clock.lap("verify")
         # the reply gives the old value when it starts the answer and the value comes first
@@ -333,14 +333,6 @@ class _Erasure:
         verdict = DID_NOT_TAKE if not gone else TOOK if all(c.kept for c in results) else LEAKED
         shown = unknown or [Reading(0, False, 0, False)]
         return _Tried(name, delta, alpha, held, old, shown, results, verdict)
-
-    def read(self, rows: Rows, edited: State) -> list[Reading]:
-        ws = self.ws
-        ws.check()
-        ws.forwards += 1
-        ws.decodes += rows.n_tokens
-        with torch.no_grad():
-            return read_rows(ws.model, rows, edited.unstack())
 
 
 def _advice(best: _Tried, verb: str, refused: bool, dry_run: bool) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
-from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks
+from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks, read_rows
 from rwkvedit.recurrent.calibrate import Calibration, told_turn
 from rwkvedit.recurrent.controls import Control
 from rwkvedit.recurrent.hooks import Record
@@ -194,6 +194,16 @@ class Workspace:
             else:
                 self._cache[key] = top_triples(self.delta(what), rank)
         return self._cache[key]
+
+    def read(self, rows: Rows, edited: State) -> list[Reading]:
+        """Readings of ``rows`` from a stack of edited states; none, and no forward, of no rows."""
+        self.check()
+        if not rows.rows:
+            return []
+        self.forwards += 1
+        self.decodes += rows.n_tokens
+        with torch.no_grad():
+            return read_rows(self.model, rows, edited.unstack())
 
     def edited(self, delta: Tensor, alphas: Sequence[float]) -> State:
         """The live state plus each multiple of ``delta`` (l, H, N, N): a stack of B states."""
