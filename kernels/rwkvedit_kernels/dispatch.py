@@ -19,6 +19,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .reads_numba import addresses as _addresses
+from .reads_numba import addresses_ref
 from .wkv7_autograd import wkv7 as _differentiable
 from .wkv7_numba import wkv7_forward
 from .wkv7_ref import wkv7_ref, wkv7_step
@@ -100,3 +102,12 @@ def wkv7(
 
         return wkv7_triton(r, w, k, v, a, b, state, lengths)
     return wkv7_ref(r, w, k, v, a, b, state, lengths)
+
+
+def addresses(r: Tensor, w: Tensor, kk: Tensor, b: Tensor, wanted: list[int]) -> Tensor:
+    """Where a row's positions read the state it started from: x = A_1 ... A_t r_t.
+
+    ``r, w, kk, b`` (l, T, H, N), ``wanted`` p positions; returns (l, H, N, p) float32.
+    """
+    pull_back = _addresses if backend_for(r.device) == "numba" else addresses_ref
+    return pull_back(r, w, kk, b, wanted)

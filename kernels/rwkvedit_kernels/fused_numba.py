@@ -37,6 +37,7 @@ from .simd import (
     tanh32,
     tile_rows,
     wait_until,
+    warm_until,
     widen_bfloat16,
 )
 from .wkv7_simd import has_columns, step_columns, step_rows, transpose
@@ -72,12 +73,14 @@ _NORM_EPS = np.float32(1e-12)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
+_WARM = 384 << 10  # bytes of weights fetched while waiting: less than a core's own cache
 _TRANSPOSE_FROM = 32  # tokens of one sequence in a pass
 _FAST = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning
 
 
 def _widen(value):
-    raise NotImplementedError
+    """A name for numba to overload by type, as below; only compiled functions call it."""
+    raise NotImplementedError("_widen runs in compiled functions only")
 
 
 @overload(_widen, inline="always")
@@ -181,7 +184,8 @@ def work(
 
     All arrays are flat. ``tokens``, ``row_seq`` (M,); ``starts`` (B + 1,) first row of each
     sequence; ``wanted`` (R,) rows whose logits are asked for;
-    ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (16,) zeros.
+    ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (16,) zeros;
+    ``phases`` (phases, 7) as ``PackedModel._plan`` makes them.
     """
     d, heads, n = scalars[S_D], scalars[S_H], scalars[S_N]
     dp, fp, hs = scalars[S_DP], scalars[S_FP], scalars[S_HS]
@@ -214,10 +218,13 @@ def work(
         kind, layer, per_chunk = phases[phase, 0], phases[phase, 1], phases[phase, 3]
         splits = phases[phase, 4]
         vectors = layer * layer_stride
-        wait_until(ctrl, 8, base)
-
         this_tile = chunk // splits
         part = chunk % splits
+        if phases[phase, 6]:  # a wait is time to fetch the weights that this chunk begins with
+            stride = per_chunk * phases[phase, 6]
+            warm_until(ctrl, 8, base, weights, phases[phase, 5] + part * stride,
+                       min(stride, _WARM // weights.itemsize))  # fmt: skip
+        wait_until(ctrl, 8, base)
         m0 = this_tile * tile
         m1 = min(m0 + tile, rows)
 

@@ -46,10 +46,11 @@ def best_seconds(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def read_bandwidth(megabytes: int = 512, repeats: int = 7) -> float:
-    """Bytes a second that all threads together read from memory, summing an array of floats.
+def readers(megabytes: int = 512) -> tuple[list[Callable[[], object]], int]:
+    """Calls that each read an array of floats once on all threads, and its bytes.
 
-    The better of this package's reader and ``torch.sum``: a ceiling must not be too low.
+    This package's reader and ``torch.sum``: the faster one is the yardstick, for a ceiling must
+    not be too low.
     """
     data = np.ones((megabytes << 20) // 4 // _CHUNK * _CHUNK, np.float32)
     sums = np.zeros(data.size // _CHUNK, np.float32)
@@ -57,9 +58,13 @@ def read_bandwidth(megabytes: int = 512, repeats: int = 7) -> float:
     def ours() -> None:
         run_job(_read, (data, sums, np.zeros(16, np.int64)), threads())
 
-    tensor = torch.from_numpy(data)
-    fastest = min(best_seconds(ours, repeats), best_seconds(tensor.sum, repeats))
-    return data.nbytes / fastest
+    return [ours, torch.from_numpy(data).sum], data.nbytes
+
+
+def read_bandwidth(megabytes: int = 512, repeats: int = 7) -> float:
+    """Bytes a second that all threads together read from memory, at best."""
+    calls, size = readers(megabytes)
+    return size / min(best_seconds(call, repeats) for call in calls)
 
 
 def matmul_rate(size: int = 1024, repeats: int = 5, device: str = "cpu") -> float:

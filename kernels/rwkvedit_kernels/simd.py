@@ -50,6 +50,24 @@ def _has_wide_registers() -> bool:
 MAX_ROWS = 12 if _has_wide_registers() else 2
 
 
+# One row streams its weights from memory, and the processor's own look-ahead ends at every page.
+# Asking for lines this far ahead of use took float32 from 82% to 99% of what one core can read
+# here; pairs of bfloat16 lost by it.
+_AHEAD = 4096  # bytes
+_LINE = 64  # bytes of a cache line
+_INTO_L2 = 2  # llvm.prefetch's locality: the second-level cache
+
+
+def _emit_prefetch(builder, pointer, offset: int) -> None:
+    """Ask for the cache line ``offset`` bytes behind ``pointer``; no fault, wherever that is."""
+    byte = ir.IntType(8)
+    kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    where = builder.gep(builder.bitcast(pointer, byte.as_pointer()), [ir.Constant(_I64, offset)])
+    read, data = ir.Constant(_I32, 0), ir.Constant(_I32, 1)
+    builder.call(function, [where, read, ir.Constant(_I32, _INTO_L2), data])
+
+
 def _splat_int(value: int) -> ir.Constant:
     return ir.Constant(_VI, [value] * LANES)
 
@@ -114,6 +132,10 @@ def _make_tile(rows: int, unroll: int):
 
             start, step = ir.Constant(_I64, 0), ir.Constant(_I64, unroll)
             with cgutils.for_range_slice(builder, start, count, step, inc=True) as (j, _):
+                if rows == 1 and not bfloat16 and not float16:
+                    here = builder.gep(w_ptr, [builder.mul(j, ir.Constant(_I64, COLS))])
+                    for line in range(0, unroll * COLS * 4, _LINE):
+                        _emit_prefetch(builder, here, _AHEAD + line)
                 for u in range(unroll):
                     at = builder.add(j, ir.Constant(_I64, u))
                     weights = columns(at)
@@ -325,6 +347,32 @@ else:
     def yield_processor():
         """Lets another thread have this core."""
         _sched_yield()
+
+
+@intrinsic
+def _prefetch(typingctx, array, index):
+    """Ask for the cache line of array[index]."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        _emit_prefetch(builder, builder.gep(data, [args[1]]), 0)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+@njit(nogil=True)
+def warm_until(ctrl, index, value, array, start, count):
+    """While ctrl[index] < value, read array[start : start + count] into the cache ahead of use.
+
+    Sooner done than the wait is over: returns, and the caller waits.
+    """
+    line = _LINE // array.itemsize
+    at, end = start, min(start + count, array.size)
+    while at < end and atomic_load(ctrl, index) < value:
+        for _ in range(8):
+            _prefetch(array, at)
+            at += line
 
 
 @njit(nogil=True)

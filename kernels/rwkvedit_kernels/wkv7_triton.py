@@ -12,6 +12,9 @@ never meet in the recurrence, so they can be spread over programs; the key axis 
     S <- S diag(w) + (S a) b^T + v k^T,  y = S r
 """
 
+# Triton's own annotations take x[:, None] for an index of a constant.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any

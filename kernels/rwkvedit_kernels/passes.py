@@ -1,0 +1,115 @@
+"""One forward pass's rows: which state each sequence starts from, and the work areas between.
+
+Knows a packed model's shapes and nothing of how its weights were packed. Work areas are kept from
+one pass to the next on the same thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import fused_numba as fused
+from .pool import run_job
+
+if TYPE_CHECKING:
+    from .packed import PackedModel
+
+_HUGE_PAGE = 2 << 20
+_KEEP_SCRATCH = 64 << 20  # bytes of scratch a thread holds on to between passes
+_local = threading.local()
+
+
+def _fresh(count: int) -> np.ndarray:
+    """(count,) uninitialised float32; large ones start on a huge page, which is far cheaper to
+    touch for the first time than hundreds of small ones (numpy asks the kernel for them)."""
+    if count * 4 < 2 * _HUGE_PAGE:
+        return np.empty(count, np.float32)
+    raw = np.empty(count + _HUGE_PAGE // 4, np.float32)
+    skip = (-raw.ctypes.data % _HUGE_PAGE) // 4
+    return raw[skip : skip + count]
+
+
+def _scratch(sizes: list[int]) -> list[np.ndarray]:
+    """Float32 work areas, reused by this thread's next pass. No late helper touches them: one
+    that comes after the last ticket leaves at once."""
+    padded = [-(-size // 16) * 16 for size in sizes]
+    total = sum(padded)
+    arena = getattr(_local, "arena", None)
+    if arena is None or arena.size < total:
+        arena = _fresh(total)
+        if total * 4 <= _KEEP_SCRATCH:
+            _local.arena = arena
+    areas, at = [], 0
+    for size, room in zip(sizes, padded, strict=True):
+        areas.append(arena[at : at + size])
+        at += room
+    return areas
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float32).contiguous().numpy().reshape(-1)
+
+
+class Pass:
+    """One pass's rows: where each sequence starts and which state, and the work areas between.
+
+    A pass may be run a few layers at a time, as long as no other pass runs on this thread between.
+    """
+
+    _AREAS = ("x", "r", "k", "v", "vf", "w", "kk", "b", "g", "y", "hidden", "f")
+
+    def __init__(
+        self, model: PackedModel, lengths: Sequence[int], source: np.ndarray,
+        att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
+    ) -> None:  # fmt: skip
+        self.model, self.source = model, source
+        seqs, d = len(lengths), model.n_embd
+        self.starts = np.zeros(seqs + 1, np.int64)
+        np.cumsum(lengths, out=self.starts[1:])
+        self.rows = int(self.starts[-1])
+        self.row_seq = np.repeat(np.arange(seqs), lengths)
+        state = (att_x, wkv, ffn_x)
+        self.inputs = [_flat(t) for t in state]
+        self.outputs = [_fresh(seqs * (t.numel() // len(t))) for t in state]
+        self.shapes = [(seqs, *t.shape[1:]) for t in state]
+        dp, fp, hs = (int(model.base[i]) for i in (fused.S_DP, fused.S_FP, fused.S_HS))
+        widths = [d] * 9 + [dp, hs, fp]
+        areas = _scratch([self.rows * width for width in widths])
+        self.areas: dict[str, np.ndarray] = dict(zip(self._AREAS, areas, strict=True))
+        if dp != d:
+            self.areas["y"][:] = 0  # a padded column must hold a number
+
+    def run(
+        self, scalars: np.ndarray, phases: np.ndarray, workers: int,
+        tokens: np.ndarray, wanted: np.ndarray,
+    ) -> Tensor:  # fmt: skip
+        """Run a plan; returns the logits (R, V) of the ``wanted`` rows."""
+        model = self.model
+        logits = _fresh(len(wanted) * model.vocab_size)
+        args = (
+            model.matrices, model.emb, model.small, scalars, model.table, model.meta, phases,
+            np.zeros(16, np.int64), tokens, self.row_seq, self.starts, wanted, self.source,
+            *self.inputs, *self.outputs, logits, *self.areas.values(),
+        )  # fmt: skip
+        run_job(fused.work, args, workers)
+        return torch.from_numpy(logits).view(len(wanted), model.vocab_size)
+
+    def state(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The state after the pass: att_x, wkv, ffn_x."""
+        att_x, wkv, ffn_x = (
+            torch.from_numpy(a).view(s) for a, s in zip(self.outputs, self.shapes, strict=True)
+        )
+        return att_x, wkv, ffn_x
+
+    def area(self, name: str) -> Tensor:
+        """A copy of a (M, D) work area."""
+        return torch.from_numpy(self.areas[name].reshape(self.rows, -1).copy())
+
+    def fill(self, name: str, values: Tensor) -> None:
+        self.areas[name][:] = values.reshape(-1).numpy()
