@@ -50,6 +50,17 @@ class WorldTokenizer:
             ) from error
         return _read(str(path), stat.st_size, stat.st_mtime_ns)
 
+    def file_text(self) -> str:
+        """The vocabulary as the file that ``from_file`` reads."""
+        lines = []
+        for token, piece in sorted(self._bytes.items()):
+            try:
+                literal = repr(piece.decode())
+            except UnicodeDecodeError:
+                literal = repr(piece)
+            lines.append(f"{token} {literal} {len(piece)}\n")
+        return "".join(lines)
+
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; unpaired surrogates become U+FFFD."""
         try:

@@ -17,6 +17,7 @@ import numpy as np
 
 from rwkvedit.facts import KINDS, Fact, fill
 from rwkvedit.facts.kinds import PROPER_SLOTS
+from rwkvedit.facts.lexicon import TRAIN
 from rwkvedit.models.tokenizer import WorldTokenizer
 from rwkvedit.train.wording import (
     ADVERBS,
@@ -25,6 +26,7 @@ from rwkvedit.train.wording import (
     CORRECTIONS,
     NOUN_WRAPS,
     TELL_WRAPS,
+    any_verb,
     is_heldout,
     lead,
     noun_phrases,
@@ -41,12 +43,15 @@ FORGETS = ("Forget that {}", "Please forget that {}")
 ABOUT = ("Tell me about {}.", "What do you know about {}?", "What did I tell you about {}?")
 # Vocabularies of a document: odds, share of names and values that come from no list, and how many
 # of those are spelled in several tokens. A chat of nothing but unheard words is the hard case.
-VOCABULARIES = ((0.25, 0.25, 0.5), (0.35, 0.6, 0.65), (0.4, 1.0, 0.9))
+VOCABULARIES = ((0.2, 0.25, 0.5), (0.25, 0.6, 0.65), (0.55, 1.0, 0.9))
 # How much oftener than the rest a kind is told.
 KIND_ODDS = {
     "phone": 0.5, "city": 2.5, "color": 2.5, "thing": 2.5, "job": 1.5, "pet": 1.5, "food": 1.5,
     "drink": 1.5, "sport": 1.5,
 }
+# Who "has a dog" has a pet, and who "has a car" drives one: things that another kind asks for.
+ALSO = {"pets": "pet", "vehicles": "vehicle"}
+ALSO_ODDS = 0.2  # share of the things that are one of these
 UNTOLD = 0.1  # share of the questions that nobody answered
 TOKENS_PER_FACT = 36  # telling it, acknowledging it and asking for some of it
 STAGES = (
@@ -55,7 +60,7 @@ STAGES = (
     (0.30, ((192, 1.0),), 5, 2, 1.0),
     (0.55, ((256, 0.8), (384, 0.2)), 7, 2, 1.0),
     (0.80, ((256, 0.5), (512, 0.5)), 7, 3, 1.0),
-    (1.01, ((256, 0.25), (512, 0.3), (1280, 0.3), (2304, 0.15)), 7, 3, 1.0),
+    (1.01, ((256, 0.2), (512, 0.25), (1280, 0.35), (2304, 0.2)), 7, 3, 1.0),
 )
 
 
@@ -100,6 +105,7 @@ class Writer:
     def __init__(self, words: Words, rng: np.random.Generator) -> None:
         self.words, self.rng = words, rng
         self.open = 0.6
+        self.refrains: list[str] = []  # what this document's small talk comes back to
         self._kinds = list(KINDS.values())
         odds = np.array([KIND_ODDS.get(kind.name, 1.0) for kind in self._kinds])
         self._kind_odds = odds / odds.sum()
@@ -129,19 +135,21 @@ class Writer:
             chosen[int(self.rng.integers(n))] = "I"
         return chosen
 
-    def _fact(self, entity: str, kind_name: str, taken: set[str]) -> Fact:
+    def _fact(self, entity: str, kind_name: str, taken: set[str], thing: str = "") -> Fact:
         kind = KINDS[kind_name]
-        thing = ""
-        if kind.has_thing:
-            thing = self.words.value("colored", self.rng, 0.5 * self.open)
+        if kind.has_thing and not thing:
+            thing = self.words.value("colored", self.rng, 0.8 * self.open)
             if thing == "hair" and self.chance(0.5):
                 thing = "hat"
+        slot, openness = kind.slot, self.open
+        if kind_name == "thing" and self.chance(ALSO_ODDS):
+            slot, openness = self.pick(tuple(ALSO)), 0.0
         for _ in range(20):
-            value = self.words.value(kind.slot, self.rng, self.open)
+            value = self.words.value(slot, self.rng, openness)
             if value not in taken or self.chance(0.05):
                 break
         taken.add(value)
-        return Fact(kind_name, entity, value, thing)
+        return Fact(kind_name, entity, value, thing if kind.has_thing else "")
 
     def world(self, n_entities: int, n_facts: int) -> list[Fact]:
         """Distinct facts; half the worlds give everybody the same kinds (the hard case)."""
@@ -149,6 +157,9 @@ class Writer:
         facts: list[Fact] = []
         entities = self._entities(n_entities)
         shared = self._draw_kinds(n_facts) if self.chance(0.65) else None
+        thing = ""  # everybody's hat, each of another color
+        if shared and self.chance(0.6):
+            thing = self.words.value("colored", self.rng, 0.8 * self.open)
         for entity in entities:
             taken_keys = set()
             for kind_name in shared or self._draw_kinds(int(self.rng.integers(1, n_facts + 1))):
@@ -158,7 +169,7 @@ class Writer:
                     mine = self.chance(0.15)
                     owner = ("my " if mine else "the ") + self.words.value(
                         "objects", self.rng, 0.5 * self.open)
-                fact = self._fact(owner, kind_name, taken)
+                fact = self._fact(owner, kind_name, taken, thing)
                 if fact.key not in taken_keys and not any(f.key == fact.key for f in facts):
                     taken_keys.add(fact.key)
                     facts.append(fact)
@@ -192,11 +203,13 @@ class Writer:
                 return fill(self.pick(usable), pronoun, value, fact.thing)
         # the plainest telling is also the commonest
         template = tells[0] if self.chance(0.3) else self.pick(tells)
+        if fact.kind in ("thing", "color") and self.chance(0.15):
+            template = any_verb(self.words, self.rng, fact.kind == "color")
         if template.startswith("{E} [") and "|am|" not in template and self.chance(0.1):
             template = template.replace("{E} ", "{E} " + self.pick(ADVERBS) + " ", 1)
         said = fill(template, entity, value, fact.thing)
-        if self.chance(0.15):
-            said = self._stray(said, fact)
+        if self.chance(0.35):
+            said = self._stray(said, fact, 0.2 if self.chance(0.6) else 0.5)
         if self.chance(0.25):
             if self.chance(0.5):  # any words at all in front: the fact stands whatever comes first
                 before = lead(self.words, self.rng) + self.pick(("", "", ",", ":"))
@@ -205,8 +218,9 @@ class Writer:
             return wrap.format(_inside(said, entity, value))
         return said
 
-    def _stray(self, said: str, fact: Fact) -> str:
-        return stray(said, fact.kind, (fact.entity, fact.value, fact.thing), self.words, self.rng)
+    def _stray(self, said: str, fact: Fact, rate: float = 0.2) -> str:
+        keep = (fact.entity, fact.value, fact.thing)
+        return stray(said, fact.kind, keep, self.words, self.rng, rate)
 
     def chain(self, first: Fact, second: Fact) -> str:
         """"X lives in A and has a B." from two facts of one owner."""
@@ -304,6 +318,16 @@ class Writer:
             asked = asked[:-1] + self.pick(ASK_ENDS) + "?"
         return asked
 
+    def also(self, fact: Fact, doc: Document) -> Fact | None:
+        """The fact of another kind that a thing somebody has makes true as well."""
+        if fact.kind != "thing":
+            return None
+        for slot, kind in ALSO.items():
+            other = Fact(kind, fact.entity, fact.value)
+            if fact.value in TRAIN[slot] and other.key not in doc.facts:
+                return other
+        return None
+
     def question_turn(self, doc: Document, told: list[Fact], extras: float) -> None:
         """One question and its answer, of any sort."""
         current = [doc.facts[f.key] for f in told if f.key in doc.facts]
@@ -323,7 +347,7 @@ class Writer:
             self.user(doc, fill(KINDS[fact.kind].yes_no, fact.entity, asked, fact.thing))
             self.sentence(doc, fact, " Yes," if asked == fact.value else " No,")
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.2 * extras and current:
+        elif extras and draw < 0.225 * extras and current:
             entity = self.pick(current).entity
             if entity.startswith(("the ", "my ")):
                 return
@@ -331,12 +355,15 @@ class Writer:
             for fact in [f for f in current if f.entity == entity][:3]:
                 self.sentence(doc, fact, decides=ANSWER)
             doc.add("\n\n", ANSWER)
-        elif extras and draw < 0.22 * extras:
+        elif extras and draw < 0.24 * extras:
             user, reply = self.pick(SMALL_TALK)
             self.user(doc, user)
             self.reply(doc, reply)
         elif current:
             fact = self.pick(current)
+            other = self.also(fact, doc)
+            if other is not None and self.chance(0.7):
+                fact = other
             self.user(doc, self.ask(fact))
             self.answer(doc, fact)
 
@@ -353,7 +380,8 @@ class Writer:
             if KINDS[kind].subject == "object":
                 entity = "the " + self.words.value("objects", self.rng, 0.2)
             fact = self._fact(entity, kind, set())
-            if fact.key not in doc.facts:
+            true = {o.key for f in doc.facts.values() if (o := self.also(f, doc)) is not None}
+            if fact.key not in doc.facts and fact.key not in true:
                 return fact
         return Fact("city", self.words.invented(self.rng).capitalize(), "x")
 
@@ -363,10 +391,14 @@ class Writer:
             self.user(doc, user)
             self.reply(doc, reply, 0.15)
         else:
-            text = " ".join(self.words.filler(self.rng)
-                            for _ in range(int(self.rng.integers(1, 4))))
+            text = " ".join(self._filler() for _ in range(int(self.rng.integers(1, 4))))
             self.user(doc, text)
             self.reply(doc, self.pick(FILLER_REPLIES), 0.1)
+
+    def _filler(self) -> str:
+        if self.refrains and self.chance(0.9):
+            return self.pick(self.refrains)
+        return self.words.filler(self.rng)
 
     def _tell_turns(
         self, doc: Document, facts: list[Fact], extras: float, between: int = 0
@@ -445,7 +477,8 @@ class Writer:
                     self._revise(doc, facts)
         pause = 0
         if extras and not spread and self.chance(0.75 if budget > 400 else 0.12):
-            pause = int(self.rng.integers(0, max(budget - 100 - _length(doc), 1)))
+            most = max(budget - 100 - _length(doc), 1)
+            pause = int(self.rng.integers(most // 2 if self.chance(0.4) else 0, most))
             stop = _length(doc) + pause
             while _length(doc) < stop:
                 self.small_talk(doc)
@@ -508,7 +541,10 @@ class Writer:
         long = budget >= 1000 or (budget >= 400 and self.chance(0.3))
         n = int(self.rng.integers(1, most_entities + 1))
         k = int(self.rng.integers(1, most_facts + 1))
-        if extras and self.chance(0.3):  # a chat of one or two facts, the commonest there is
+        if budget >= 500:  # room for many people
+            n = max(n, int(self.rng.integers(1, most_entities + 1)))
+        # a fact or two: the commonest chat there is, and in a long row the farthest to look back
+        if extras and self.chance(0.4 if budget >= 1000 else 0.15 if budget >= 500 else 0.3):
             n, k = int(self.rng.integers(1, 4)), 1
         if n >= 5:
             k = min(k, 2) if self.chance(0.5) else min(most_facts, 2)
@@ -519,6 +555,9 @@ class Writer:
                 k = min(k, room)
         odds = [row[0] for row in VOCABULARIES]
         _, self.open, self.words.spelled = VOCABULARIES[int(self.rng.choice(len(odds), p=odds))]
+        # said again and again, talk must not overwrite what was told once
+        n_refrains = int(self.rng.integers(3, 15)) if self.chance(0.6) else 0
+        self.refrains = [self.words.filler(self.rng) for _ in range(n_refrains)]
         draw = self.rng.random()
         if extras and draw < 0.07:
             return self.narrative(min(n, 4), min(k, 2))

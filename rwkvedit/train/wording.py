@@ -41,6 +41,7 @@ CORRECTIONS = ("Actually, {}", "No, {}", "Correction: {}", "Sorry, {}", "Wait, {
 
 # Words that carry who is meant or what is asked in every kind.
 _ALWAYS_KEPT = frozenset("i me my you your he she his her they yes no".split())
+_POSSESSIVES = frozenset("my your his her their".split())
 _MOST_KINDS = 4  # a word that at most so many kinds use tells the kinds apart
 _NOUN = re.compile(r"What is (\{E's\} [a-z ]+)\?")
 
@@ -106,7 +107,8 @@ def stray(text: str, kind: str, keep: tuple[str, ...], words: Words, rng: np.ran
     """``text`` with words dropped, replaced or put in; unchanged when nothing but ``keep``,
     pronouns and the kind's key words stands in it, or none of the key words does.
 
-    No word is put beside a kept one: "Bob lives gravel Paris" would name another place.
+    No word is put where it would read as part of a kept one: "Bob lives in gravel tea" would name
+    another drink, "gravel Paris" names the same city.
     """
     parts = text.split(" ")
     bare = [re.sub(r"'s$", "", part.strip(".,?!:")) for part in parts]
@@ -115,13 +117,22 @@ def stray(text: str, kind: str, keep: tuple[str, ...], words: Words, rng: np.ran
     key = [b.lower() in key_words(kind) for b in bare]
     if not any(key):
         return text
+
+    def blends(i: int) -> bool:
+        """Would a small word here run into the kept word on either side?"""
+        before = i > 0 and whose[i - 1] and (
+            (bare[i - 1] in fixed and bare[i - 1].islower()) or parts[i - 1].endswith("'s")
+            or bare[i - 1].lower() in _POSSESSIVES)
+        after = i + 1 < len(parts) and bare[i + 1] in fixed and bare[i + 1].islower()
+        return before or after or (i == 0 and len(parts) > 1 and whose[1])
+
     out: list[str] = []
     for i, part in enumerate(parts):
         end = part[len(part.rstrip(".,?!:")):]
         beside = any(whose[max(0, i - 1) : i + 2])
         draw = rng.random()
         if not whose[i] and not key[i] and draw < rate:
-            if draw < 0.5 * rate or beside:
+            if draw < 0.5 * rate or blends(i):
                 if end and out:
                     out[-1] = out[-1].rstrip(".,?!:") + end
                 continue
@@ -131,3 +142,12 @@ def stray(text: str, kind: str, keep: tuple[str, ...], words: Words, rng: np.ran
         out.append(part)
     said = " ".join(out)
     return said[:1].upper() + said[1:]
+
+
+def any_verb(words: Words, rng: np.random.Generator, colored: bool) -> str:
+    """A telling template whose verb is any word: "{E} [is|am|are] sketching {a v}." Whatever is
+    done with a thing, its owner has it.
+    """
+    form, verb = words.verb(rng)
+    said = f"{{E}} [is|am|are] {verb}" if form == "ing" else f"{{E}} {verb}"
+    return f"{said} {{a v+t}}." if colored else f"{said} {{a v}}."

@@ -128,6 +128,26 @@ class Words:
         word = self.pieced(rng) if draw < 0.3 * self.spelled else self.invented(rng)
         return word.capitalize() if capital else word
 
+    def verb(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A word that looks like a verb, and its ending: ``ing``, ``ed`` or ``s``."""
+        ending = ("ing", "ed", "s")[int(rng.integers(3))]
+        pool = self._verbs[ending]
+        return ending, pool[int(rng.integers(len(pool)))]
+
+    @cached_property
+    def _verbs(self) -> dict[str, list[str]]:
+        small = self._pools["low1"] + self._pools["lown"]
+        stems = {word for word in small if len(word) > 2}
+        found: dict[str, list[str]] = {"ing": [], "ed": [], "s": []}
+        for word in small:
+            for ending, pool in found.items():
+                stem = word.removesuffix(ending)
+                if stem != word and (stem in stems or stem + "e" in stems) and any(
+                    stem + other in stems for other in ("ing", "ed") if other != ending
+                ):
+                    pool.append(word)
+        return found
+
     def value(self, slot: str, rng: np.random.Generator, open_rate: float) -> str:
         """A value for a slot (a lexicon list's name)."""
         if slot == "ages":
