@@ -11,6 +11,9 @@ from rwkvedit.facts import Fact, parse_fact
 from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks
 from rwkvedit.recurrent.editreport import ControlResult
 
+#: The share of its probability that a control must keep, even where its answer stays the first.
+HALF = 0.5
+
 
 @dataclass(frozen=True)
 class Control:
@@ -54,10 +57,14 @@ def add_controls(rows: Rows, controls: Sequence[Control], state: int = 0) -> lis
 
 
 def kept(before: Reading, after: Reading) -> bool:
-    """Is the greedy answer to a control what it was? A fact it never knew may not drift by .25."""
+    """Does a control stand: the greedy answer what it was, and at least half as likely as before?
+
+    A fact it never knew may not drift by .25.
+    """
     if not before.said:
         return not after.said and abs(after.p - before.p) < 0.25
-    return after.said and (after.path_said or not before.path_said)
+    answered = after.said and (after.path_said or not before.path_said)
+    return answered and after.p >= HALF * before.p
 
 
 def compare(

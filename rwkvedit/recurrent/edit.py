@@ -31,8 +31,8 @@ from rwkvedit.recurrent.library import Library
 from rwkvedit.recurrent.methods import AUTO, AUTO_SEVERAL, Method, find_method
 from rwkvedit.recurrent.pairs import read_pair
 from rwkvedit.recurrent.state import State
-from rwkvedit.recurrent.strength import TARGET, Strength, search_strength
-from rwkvedit.recurrent.workspace import Workspace, layer_range
+from rwkvedit.recurrent.strength import TARGET, Strength, parse_ratio, search_strength
+from rwkvedit.recurrent.workspace import BUDGET_MS, Workspace, layer_range
 
 #: A control that loses more than this much probability is shaken, even if its answer stands: the
 #: next method is tried before that one is settled for.
@@ -63,19 +63,6 @@ class Attempt:
     def damage(self) -> tuple[int, float]:
         """Controls lost, and how much all of them slipped together."""
         return sum(not c.kept for c in self.controls), sum(max(c.slip, 0) for c in self.controls)
-
-
-def parse_ratio(ratio: str | float) -> float | None:
-    """``auto`` as None, a positive number as itself. Raises UsageError for anything else."""
-    if ratio == "auto":
-        return None
-    try:
-        value = float(ratio)
-    except ValueError:
-        value = -1.0
-    if not 0.0 < value < 1e4:
-        raise UsageError(f"--ratio {ratio} must be auto or a positive number like 0.2")
-    return value
 
 
 def choose_start(loaded: Any, start: str, ws_pair: Any, library: Library | None) -> tuple:
@@ -115,6 +102,7 @@ def apply_edit(
     cancel: Callable[[], bool] | None = None,
     n_asks: int = 3,
     target: float = TARGET,
+    budget_ms: float = BUDGET_MS,
 ) -> EditOutcome:
     """Change a remembered fact from ``old`` to ``new`` in one conversation's ``state``.
 
@@ -123,7 +111,8 @@ def apply_edit(
     :data:`~rwkvedit.recurrent.methods.METHODS`; ``ratio`` is ``auto`` or
     ``alpha * ||delta|| / ||state||``; ``start`` where the calibration is told (``auto``: a saved
     one if it matches, else live). ``controls`` are facts that must not move. ``history`` is the
-    conversation's tokens, needed by methods that replay. Returns the new State (the same one on a
+    conversation's tokens, needed by methods that replay; ``budget_ms`` what a method that trains
+    (``optimised``) may spend. Returns the new State (the same one on a
     dry run) and the report. Raises UsageError for words that are not an edit and RwkvEditError
     when it cannot be done; ``state`` is never touched.
     """
@@ -136,21 +125,22 @@ def apply_edit(
     calibration, begin, origin = choose_start(loaded, start, pair, library)
     ws = Workspace(
         loaded, state, pair, span, start=begin, history=history, calibration=calibration,
-        n_asks=n_asks, cancel=cancel,
+        n_asks=n_asks, budget_ms=budget_ms, cancel=cancel,
     )
     auto = AUTO_SEVERAL if ws.several and fixed is None else AUTO
     names = (method,) if method != "auto" else auto if fixed is None else auto[:1]
     ws.controls = make_controls(loaded, controls, pair.fact)
     clock.lap("prepare")
-    trial = _Trial(ws, find_method(names[0]), fixed, target, clock)
+    if method == "auto" and ws.model.backend != "native":  # which has no hooks to guard by
+        names = tuple(name for name in names if not find_method(name).guarded)
+    guarded = any(find_method(name).guarded for name in names)
+    trial = _Trial(ws, find_method(names[0]), fixed, target, clock, guarded)
     attempts: list[Attempt] = []
     best: Attempt | None = None
     for name in names:
         ws.check()
-        if find_method(name).guarded and best is not None and (
-            best.verdict == TOOK or ws.model.backend != "native"
-        ):
-            break  # those are dear and something holds already, or this backend cannot run them
+        if find_method(name).guarded and best is not None and best.verdict == TOOK:
+            break  # those are dear, and something holds already
         attempts.append(trial.attempt(find_method(name)))
         best = min(attempts, key=_order)
         if best.verdict == TOOK and best.slip <= SLIP:
@@ -193,16 +183,17 @@ class _Trial:
     """
 
     def __init__(
-        self, ws: Workspace, first: Method, fixed: float | None, target: float, clock: Clock
+        self, ws: Workspace, first: Method, fixed: float | None, target: float, clock: Clock,
+        guarded: bool = False,
     ) -> None:
         self.ws, self.fixed, self.target, self.clock = ws, fixed, target, clock
         rows = Rows()
-        old = [rows.add(ask, ws.said_old) for ask in ws.asks]
-        new = rows.add(ws.asks[0], ws.said_new)
+        old = rows.add(ws.asks[0], ws.said_old)
+        new = [rows.add(ask, ws.said_new) for ask in ws.asks]
         watched = add_controls(rows, ws.controls)
-        readings = ws.gather(first.rows(ws), rows)
-        self.spoken = [readings[h].path_said for h in old]  # were these questions understood?
-        self.p_old, self.p_new = readings[old[0]].p, readings[new].p
+        readings = ws.gather(first.rows(ws), rows, sites=guarded)
+        self.spoken = [readings[h].path_said for h in new]  # were these questions understood?
+        self.p_old, self.p_new = readings[old].p, readings[new[0]].p
         self.quiet = [readings[h] for h in watched]
         self.state_norm = ws.state.norm(ws.layers)
         clock.lap("probe")

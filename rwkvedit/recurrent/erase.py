@@ -29,7 +29,7 @@ from rwkvedit.facts.lexicon import TRAIN
 from rwkvedit.recurrent.asking import Ask, Reading, Rows
 from rwkvedit.recurrent.calibrate import told_turn
 from rwkvedit.recurrent.controls import add_controls, compare, make_controls
-from rwkvedit.recurrent.edit import SLIP, parse_ratio
+from rwkvedit.recurrent.edit import SLIP
 from rwkvedit.recurrent.editreport import (
     DID_NOT_TAKE,
     DRY_RUN,
@@ -41,10 +41,11 @@ from rwkvedit.recurrent.editreport import (
     EditOutcome,
     EditReport,
 )
+from rwkvedit.recurrent.methods.donorless import removal
 from rwkvedit.recurrent.methods.nullspace import unseen
 from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 from rwkvedit.recurrent.state import State
-from rwkvedit.recurrent.strength import search_strength
+from rwkvedit.recurrent.strength import parse_ratio, search_strength
 from rwkvedit.recurrent.workspace import Workspace, layer_range
 
 UNKNOWN = " I don't know"
@@ -126,8 +127,9 @@ def erase(
     ``method`` is ``auto`` or one of ``BASELINES``; ``ratio`` ``auto`` or a number
     (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta).
     The report's ``p_new`` is the probability of beginning with "I don't know". The verdict is
-    ``took`` when no question's reply gives the old value any more; ``auto`` leaves alone a state
-    that never gave it, and says so. Raises UsageError and RwkvEditError; ``state`` is never
+    ``took`` when no question's reply gives the old value any more (the advice then says if it
+    still comes where the answer is begun for the model); ``auto`` leaves alone a state that never
+    gave it, and says so. Raises UsageError and RwkvEditError; ``state`` is never
     touched.
     """
     clock = Clock()
@@ -182,7 +184,7 @@ def erase(
         p_old=Change(p_old, _mean(best.old)), p_new=Change(p_new, _mean(best.unknown)),
         controls=best.controls,
         heads=(ws.hi - ws.lo) * state.n_head, layers=span,
-        advice=_advice(best, verb, refused, dry_run),
+        advice=_advice(best, verb, fact, refused, dry_run),
         calibration="live probe" if best.name in PROBED else start, question=ws.asks[0].text,
         decodes=ws.decodes, forwards=ws.forwards,
     )
@@ -210,6 +212,11 @@ class _Tried:
     @property
     def slip(self) -> float:
         return max((c.slip for c in self.controls), default=0.0)
+
+    @property
+    def forced(self) -> bool:
+        """Does the old value still come, the answer's own words once begun for the model?"""
+        return any(r.said or r.p >= GONE for r in self.old)
 
     def order(self) -> tuple:
         """Smaller is better: the verdict, whether it held, then what it damaged."""
@@ -265,8 +272,7 @@ class _Erasure:
         """(l, H, N, N), see the module's formulas."""
         ws = self.ws
         if name in PROBED:
-            v = ws.triples("probe", ws.rank).v
-            gone = -(ws.state.wkv[ws.layers] @ v) @ v.transpose(-1, -2)
+            gone = removal(ws.state.wkv[ws.layers], ws.triples("probe", ws.rank).v)
             return unseen(ws, gone) if name == "nullspace" else gone
         statement = ws.pair.statement(ws.pair.old)
         length = len(ws.loaded.tokenizer.encode(f" {statement}"))
@@ -335,11 +341,21 @@ class _Erasure:
         return _Tried(name, delta, alpha, held, old, shown, results, verdict)
 
 
-def _advice(best: _Tried, verb: str, refused: bool, dry_run: bool) -> str:
-    """What to try next, one line; empty when the erasure took."""
-    if best.verdict == TOOK:
-        return ""
+def _advice(best: _Tried, verb: str, fact: str, refused: bool, dry_run: bool) -> str:
+    """What to try next, one line; empty when the erasure took and reached its strength."""
     undo = "" if refused or dry_run else "/undo, then "
+    stronger = f'/rwkv-nuke "{fact}"' + (" --layers all" if verb == "nuke" else "")
+    if best.verdict == TOOK:
+        if best.held:
+            return ""
+        if best.forced:
+            least = max(r.p for r in best.old)
+            return (
+                "the reply does not tell it, but the model, made to begin the answer, still gives "
+                f"the old value (P {least:.2f}): {undo}{stronger}"
+            )
+        unsure = min(r.p for r in best.unknown)
+        return f"it says that it does not know, but not surely (P {unsure:.2f}): {undo}{stronger}"
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
         if refused:

@@ -149,7 +149,7 @@ class RWKV7:
             bool(tap) or any(x.requires_grad for x in state.tensors())
         )
         with torch.set_grad_enabled(grad):
-            if tap is None and not grad and self._fused():
+            if tap is None and not grad and self.fused:
                 logits, *after = self.packed.forward(
                     prompts, *state.tensors(), full=full, tails=tails
                 )
@@ -164,8 +164,9 @@ class RWKV7:
 
     __call__ = forward
 
-    def _fused(self) -> bool:
-        """Can the whole pass run as one CPU kernel?"""
+    @property
+    def fused(self) -> bool:
+        """Can a whole pass run as one CPU kernel, when nothing looks inside?"""
         return self.dtype in _PACKED_TYPES and backend_for(self.device) == "numba"
 
     @cached_property
@@ -313,7 +314,7 @@ class RWKV7:
 
     def step(self, ids: list[int], state: State) -> tuple[Tensor, State]:
         """One token for each of B rows: no hooks, no gradients. Returns (logits (B, V), State)."""
-        if self._fused():
+        if self.fused:
             logits, *after = self.packed.step(ids, *state.tensors())
             return logits, State(*after)
         x, state = self._span(torch.tensor(ids, device=self.device).unsqueeze(1), [1], state, None)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rwkvedit.errors import RwkvEditError
 from rwkvedit.facts import parse_fact, parse_facts
 from rwkvedit.facts.kinds import article
-from rwkvedit.recurrent.pairs import Pair
+from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 
 
 def _turns(tokens: Sequence[int], end: Sequence[int]) -> list[list[int]]:
@@ -81,11 +81,30 @@ def counterfactual_tokens(loaded: Any, history: Sequence[int], pair: Pair) -> li
     return out
 
 
+def as_edited(loaded: Any, history: Sequence[int], pair: Pair) -> list[int]:
+    """``history`` with ``pair.old`` said where the user last said a value that was edited since.
+
+    Its own tokens where nothing came between, or the fact is of no kind and cannot be read in it.
+    """
+    said = None
+    if pair.fact is not None:
+        end = loaded.tokenizer.encode(loaded.template.turn_end)
+        for turn in _turns(history, end):
+            speaker, _, words = loaded.tokenizer.decode(turn).partition(":")
+            if speaker == loaded.template.user_name:
+                told = [fact for fact in parse_facts(words) if fact.key == pair.fact.key]
+                said = told[-1] if told else said
+    if pair.fact is None or said is None or said.value.lower() == pair.fact.value.lower():
+        return list(history)
+    return counterfactual_tokens(loaded, history, pair_of_facts(said, pair.fact))
+
+
 def replayed_delta(ws: Any) -> Tensor:
     """``wkv(replay with the new fact) - wkv(replay as told)`` over a workspace's layers.
 
     Both from the model's start, in one forward: what an earlier edit did to the live state is in
-    neither, and stays. (l, H, N, N). Raises RwkvEditError without the conversation's tokens or when
+    neither, and stays; only where it was an edit of this very fact both say what it made of it, so
+    that it goes. (l, H, N, N). Raises RwkvEditError without the conversation's tokens or when
     it never told the old fact.
     """
     if not ws.history:
@@ -93,6 +112,7 @@ def replayed_delta(ws: Any) -> Tensor:
             "this method replays the conversation and its tokens are not at hand "
             "(a loaded bare state has none); try --method hyb-u"
         )
-    tokens = counterfactual_tokens(ws.loaded, ws.history, ws.pair)
-    _, after = ws.forward([tokens, list(ws.history)], ws.fresh)
+    told = as_edited(ws.loaded, ws.history, ws.pair)
+    tokens = counterfactual_tokens(ws.loaded, told, ws.pair)
+    _, after = ws.forward([tokens, told], ws.fresh)
     return after.wkv[0, ws.lo : ws.hi] - after.wkv[1, ws.lo : ws.hi]

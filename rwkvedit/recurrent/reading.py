@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from rwkvedit_kernels.dispatch import addresses
 from torch import Tensor
 
 from rwkvedit.recurrent.hooks import Hooks
@@ -61,13 +62,6 @@ def read_addresses(
             torch.stack([seen[layer, site] for layer in range(lo, hi)], 1).float()
             for site in _SITES
         )  # (B, l, T, H, N)
-    found = []
-    for row, wanted in enumerate(positions):
-        columns = torch.stack([r[row, :, p] for p in wanted], -1)  # (l, H, N, p)
-        at = torch.tensor(wanted, device=columns.device)
-        for t in range(max(wanted), -1, -1):
-            pulled = (b[row, :, t].unsqueeze(-2) @ columns) * kk[row, :, t].unsqueeze(-1)
-            moved = w[row, :, t].unsqueeze(-1) * columns - pulled
-            columns = torch.where(at >= t, moved, columns)
-        found.append(columns)
+        found = [addresses(r[row], w[row], kk[row], b[row], list(wanted))
+                 for row, wanted in enumerate(positions)]
     return found, list(logits)

@@ -58,6 +58,11 @@ class RwkvPackage(RWKV7):
         raise UsageError("the rwkv backend has no hooks; use --backend native")
         yield self
 
+    @property
+    def fused(self) -> bool:
+        """Never: the weights are laid out for the package's own kernels."""
+        return False
+
     def forward(  # type: ignore[override]
         self,
         tokens: Any,

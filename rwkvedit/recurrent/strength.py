@@ -9,10 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from rwkvedit.errors import UsageError
 
 #: P(new) that every one of a fact's own questions must pass. At .6 the least strength now and then
 #: fails in a wording it was not searched on (100 worlds of five people: clean .986, at .7 1.00).
 TARGET = 0.7
+MOST = 1e4  # times the state's own norm: no edit is that strong
+
+
+def parse_ratio(value: Any, said: str = "--ratio") -> float | None:
+    """``auto`` as None, a positive number as itself; ``said`` is how its reader named it.
+
+    Raises UsageError for anything else.
+    """
+    if value == "auto":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0.0 < number < MOST:
+        raise UsageError(f"{said} is a number above 0, or auto, not '{value}'")
+    return number
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks, read_rows
 from rwkvedit.recurrent.calibrate import Calibration, told_turn
 from rwkvedit.recurrent.controls import Control
 from rwkvedit.recurrent.hooks import Record
+from rwkvedit.recurrent.midway import Midway, Sites, above, below
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.spectrum import Triples, top_triples
 from rwkvedit.recurrent.state import State
@@ -70,6 +71,7 @@ class Workspace:
         history: Sequence[int] | None = None,
         calibration: Calibration | None = None,
         n_asks: int = 2,
+        budget_ms: float = BUDGET_MS,
         cancel: Callable[[], bool] | None = None,
     ) -> None:
         self.loaded, self.model, self.state, self.pair = loaded, loaded.model, state, pair
@@ -84,8 +86,9 @@ class Workspace:
         self.cancel = cancel
         self.controls: list[Control] = []  # what methods that guard them must leave alone
         self.warm: Tensor | None = None  # the best attempt's delta so far, at its strength
-        self.budget_ms = BUDGET_MS
-        self.forwards = self.decodes = 0
+        self.budget_ms = budget_ms
+        self.forwards = 0
+        self.spent = 0.0  # tokens run; those run through some layers only count by their share
         tok = loaded.tokenizer
         self.told = loaded.template.encode_user_opening(tok, pair.told)
         self.old, self.new = tok.encode(pair.old), tok.encode(pair.new)
@@ -101,11 +104,23 @@ class Workspace:
         questions = pair.questions[:n_asks]
         self.asks: list[Ask] = make_asks(loaded, questions, pair.answer)
         self._wkv: dict[str, Tensor] = {}
+        self._midway: dict[tuple[int, ...], Midway] = {}  # rows from the live state
+        self._sites: dict[tuple[int, ...], Sites] = {}
         self._cache: dict[tuple[str, int], Triples] = {}
 
     @property
     def layers(self) -> slice:
         return slice(self.lo, self.hi)
+
+    @property
+    def decodes(self) -> int:
+        """Tokens run so far, in whole passes."""
+        return round(self.spent)
+
+    @property
+    def shares(self) -> bool:
+        """Can rows share the layers below the edit? (One CPU kernel runs whole passes.)"""
+        return getattr(self.model, "fused", False)
 
     @property
     def several(self) -> bool:
@@ -128,7 +143,7 @@ class Workspace:
         """One counted batched forward; logits of the last ``tails[i]`` positions (1) of each."""
         self.check()
         self.forwards += 1
-        self.decodes += sum(map(len, rows))
+        self.spent += sum(map(len, rows))
         with torch.no_grad():
             return self.model.forward(rows, state, tails=tails or [1] * len(rows))
 
@@ -145,21 +160,60 @@ class Workspace:
         turn = told_turn(self.loaded, self.pair.statement(value))
         return turn, self.fresh if what == "alone" else self.start
 
-    def gather(self, names: Sequence[str], rows: Rows | None = None) -> list[Reading]:
-        """Run the named rows that are still missing, and ``rows`` from the live state, together."""
+    def gather(
+        self, names: Sequence[str], rows: Rows | None = None, sites: bool = False
+    ) -> list[Reading]:
+        """Run the named rows that are still missing, and ``rows`` from the live state.
+
+        Both in one forward, unless the layers below the edit are to be shared with later ones;
+        ``sites`` then keeps where the rows read (for :meth:`sites`).
+        """
         missing = [name for name in names if name not in self._wkv]
-        asked = rows.rows if rows is not None else []
-        if not missing and not asked:
-            return []
+        asked = rows if rows is not None and rows.rows else None
+        readings: list[Reading] = []
+        if asked is not None and self.shares:
+            readings = asked.read(self._above(asked.rows, self.state, asked.tails, sites=sites))
+            asked = None
+        if not missing and asked is None:
+            return readings
         pairs = [self.row(name) for name in missing]
-        tokens = [t for t, _ in pairs] + asked
-        starts = [s for _, s in pairs] + [self.state] * len(asked)
+        tokens = [t for t, _ in pairs] + (asked.rows if asked else [])
+        starts = [s for _, s in pairs] + [self.state] * len(asked.rows if asked else [])
         same = all(s is self.state for s in starts)
-        tails = [1] * len(missing) + (rows.tails if rows is not None else [])
+        tails = [1] * len(missing) + (asked.tails if asked else [])
         logits, after = self.forward(tokens, self.state if same else State.stack(starts), tails)
         for at, name in enumerate(missing):
             self._wkv[name] = after.wkv[at, self.lo : self.hi]
-        return rows.read(logits[len(missing):]) if rows is not None else []
+        return asked.read(logits[len(missing):]) if asked else readings
+
+    def _above(
+        self, rows: Sequence[Sequence[int]], states: State, tails: Sequence[int],
+        owner: Sequence[int] | None = None, sites: bool = False,
+    ) -> list[Tensor]:
+        """Logits of ``rows`` from one state or a stack, which are the live one below the edit."""
+        self.check()
+        keys = [tuple(row) for row in rows]
+        new = list(dict.fromkeys(key for key in keys if key not in self._midway))
+        upper = (self.state.n_layer - self.lo) / self.state.n_layer
+        self.forwards += 1
+        self.spent += sum(map(len, new)) * (1 - upper) + sum(map(len, rows)) * upper
+        if new:
+            found = below(self.model, new, self.state, self.lo)
+            self._midway.update(zip(new, found, strict=True))
+        if states.batch is None:
+            states, owner = State(*(x[None] for x in states.tensors())), [0] * len(rows)
+        assert owner is not None, "a stack of states needs to know whose each row is"
+        logits, seen = above(
+            self.model, [self._midway[key] for key in keys], states, owner, tails, sites)
+        self._sites.update(zip(keys, seen, strict=False))
+        return logits
+
+    def sites(self, rows: Sequence[Sequence[int]]) -> list[Sites]:
+        """Where each row reads the live state, layer ``lo`` up; runs those not yet run so."""
+        new = [list(key) for key in dict.fromkeys(map(tuple, rows)) if key not in self._sites]
+        if new:
+            self._above(new, self.state, [1] * len(new), sites=True)
+        return [self._sites[tuple(row)] for row in rows]
 
     def receptances(self) -> Tensor:
         """``r`` of every ask where it reads the value's first token, (asks, l, H, N).
@@ -172,7 +226,7 @@ class Workspace:
         rows = [list(ask.tokens) for ask in self.asks]
         self.check()
         self.forwards += 1
-        self.decodes += sum(map(len, rows))
+        self.spent += sum(map(len, rows))
         with torch.no_grad():
             self.model.forward(rows, self.state, hooks=record.hooks)
         last = [len(row) - 1 for row in rows]
@@ -200,8 +254,10 @@ class Workspace:
         self.check()
         if not rows.rows:
             return []
+        if self.shares:
+            return rows.read(self._above(rows.rows, edited, rows.tails, rows.owner))
         self.forwards += 1
-        self.decodes += rows.n_tokens
+        self.spent += rows.n_tokens
         with torch.no_grad():
             return read_rows(self.model, rows, edited.unstack())
 

@@ -9,6 +9,7 @@ Glossary (per head; see ``rwkvedit.recurrent.reading``):
 from __future__ import annotations
 
 import torch
+from rwkvedit_kernels.dispatch import addresses
 from torch import Tensor
 
 from rwkvedit.recurrent.methods.hybrid import PROBE
@@ -24,7 +25,8 @@ GUARD = 1.0
 
 
 def question_addresses(ws: Workspace) -> tuple[Tensor, Tensor | None]:
-    """R_t (l, H, N, p) and R_c (l, H, N, q), or None without controls; one batched forward.
+    """R_t (l, H, N, p) and R_c (l, H, N, q), or None without controls; one batched forward,
+    of the upper layers only where lower ones are shared.
 
     Read are the positions from the end of a question to the last token of its value but one:
     those that decide whether, and what, the model answers.
@@ -37,10 +39,17 @@ def question_addresses(ws: Workspace) -> tuple[Tensor, Tensor | None]:
     for control in ws.controls:
         rows.append([*control.ask.tokens, *control.value[:-1]])
         spots.append(list(range(len(control.ask.prompt) - 1, len(rows[-1]))))
-    ws.check()
-    ws.forwards += 1
-    ws.decodes += sum(map(len, rows))
-    found, _ = read_addresses(ws.model, rows, spots, ws.state, (ws.lo, ws.hi))
+    if ws.shares:
+        upper = ws.hi - ws.lo
+        found = [
+            addresses(at.r[:upper], at.w[:upper], at.kk[:upper], at.b[:upper], wanted)
+            for at, wanted in zip(ws.sites(rows), spots, strict=True)
+        ]
+    else:
+        ws.check()
+        ws.forwards += 1
+        ws.spent += sum(map(len, rows))
+        found, _ = read_addresses(ws.model, rows, spots, ws.state, (ws.lo, ws.hi))
     n = len(ws.asks)
     return torch.cat(found[:n], -1), torch.cat(found[n:], -1) if ws.controls else None
 

@@ -33,6 +33,8 @@ GUARD = 4.0
 LEARNT = 0.05
 #: Mean KL (nats) of the rest that is let pass.
 STILL = 0.02
+#: What a backward and the next forward take beside one forward, before any has been timed.
+WAY_BACK = 3.0
 NEUTRAL = ("How are you?", "What can you do?")
 
 
@@ -46,16 +48,17 @@ def optimised(ws: Workspace) -> Tensor:
 
     Minimises ``CE(new answer) + g KL(before || after)`` over the factors of
     ``delta = left right^T``, from the best attempt so far (else the live probe's delta), by Adam
-    (Kingma and Ba 2015), for at most ``STEPS`` steps or ``ws.budget_ms`` milliseconds; the best
-    step is kept. Cross-entropy is over the whole answer, in every asked wording. Raises UsageError
-    on a backend without gradients.
+    (Kingma and Ba 2015), for at most ``STEPS`` steps; none is begun that would end after
+    ``ws.budget_ms`` milliseconds if it took as long as the longest so far. The best step is kept.
+    Cross-entropy is over the whole answer, in every asked wording. Raises UsageError on a backend
+    without gradients.
     """
     if ws.model.backend != "native":
         raise UsageError(
             f"optimised needs gradients, which backend {ws.model.backend} has not; "
             "use --backend native"
         )
-    begun = time.perf_counter()
+    deadline = time.perf_counter() + ws.budget_ms / 1e3
     start = ws.warm if ws.warm is not None else ws.delta("probe")
     triples = top_triples(start, ws.rank)
     half = triples.sigma.sqrt()[..., None, :]
@@ -66,9 +69,10 @@ def optimised(ws: Workspace) -> Tensor:
         before, _ = ws.model.forward(rows, ws.state, tails=[len(t) for t in targets])
         quiet = [F.log_softmax(x.float(), -1) for x in before[marks:]]
     optimizer = torch.optim.Adam([left, right], lr=RATE * float(half.amax()))
-    best, best_loss = start, float("inf")
+    best, best_loss, longest = start, float("inf"), 0.0
     for _ in range(STEPS):
         ws.check()
+        begun = time.perf_counter()
         delta = left @ right.transpose(-1, -2)
         own, rest = _losses(ws, delta, rows, targets, marks, quiet)
         loss = own + GUARD * rest
@@ -76,11 +80,14 @@ def optimised(ws: Workspace) -> Tensor:
             best, best_loss = delta.detach().clone(), float(loss.detach())
         if float(own.detach()) < LEARNT and float(rest.detach()) < STILL:
             break
-        if (time.perf_counter() - begun) * 1e3 > ws.budget_ms:
+        # what comes next is this step's way back and another way forth
+        now = time.perf_counter()
+        if now + (longest or WAY_BACK * (now - begun)) > deadline:
             break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        longest = max(longest, time.perf_counter() - begun)
     return best
 
 
@@ -110,7 +117,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor]:
     """(mean cross-entropy of the target's answers, mean KL of the rest), both nats a token."""
     ws.forwards += 1
-    ws.decodes += sum(map(len, rows))
+    ws.spent += sum(map(len, rows))
     with torch.enable_grad():
         wkv = torch.cat(
             [ws.state.wkv[: ws.lo], ws.state.wkv[ws.layers] + delta, ws.state.wkv[ws.hi :]]
