@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from rwkvedit.errors import UnavailableError
-from rwkvedit.recurrent.checkpoint import tensors_digest
 from rwkvedit.transformer.hooks import Shape, TapTable
 from rwkvedit.transformer.kvcache import KVCache
+from rwkvedit.transformer.model import FinalNorm, Model
 
 Logits = str
 """``last`` (each row's last position), ``all`` or ``none``."""
@@ -72,7 +72,7 @@ def family_of(model_type: str, where: object) -> Family:
     return FAMILIES[model_type]
 
 
-class HFModel:
+class HFModel(Model):
     """A causal language model of transformers behind the interface that sessions run."""
 
     kind = "transformer"
@@ -80,7 +80,7 @@ class HFModel:
     def __init__(self, model: Any, where: object = "model") -> None:
         config = model.config
         self.family = family_of(config.model_type, where)
-        self.architecture: str = config.model_type
+        self.architecture = config.model_type
         self.model = model.eval().requires_grad_(False)
         self.base = getattr(model, self.family.base)
         self.layers = list(getattr(self.base, self.family.layers))
@@ -93,17 +93,10 @@ class HFModel:
             vocab_size=self.embedding.shape[0],
             context=getattr(config, "max_position_embeddings", None),
         )
-        self._digest: str | None = None
         signature = inspect.signature(type(self.layers[0]).forward)
         self._block_arguments = list(signature.parameters)[2:]
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.dtype
+        taken = inspect.signature(type(self.base).forward).parameters
+        self._cache_argument = "cache" if "cache" in taken else "past_key_values"  # since 5.24
 
     @property
     def embedding(self) -> Tensor:
@@ -114,16 +107,6 @@ class HFModel:
     def unembedding(self) -> Tensor:
         """W_U (V, D); the same tensor as W_E where the two are tied."""
         return self.model.get_output_embeddings().weight
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) over the weights as they are in memory."""
-        if self._digest is None:
-            self._digest = tensors_digest(self.named_weights())
-        return self._digest
-
-    def weights_changed(self) -> None:
-        self._digest = None
 
     def named_weights(self) -> dict[str, Tensor]:
         """Every parameter by transformers' name (a tied one once)."""
@@ -143,14 +126,30 @@ class HFModel:
         """The final norm over (..., D); its statistics come from ``h`` itself."""
         return getattr(self.base, self.family.final_norm)(h)
 
+    def final_norm(self) -> FinalNorm:
+        """The final norm's parameters."""
+        norm = getattr(self.base, self.family.final_norm)
+        centred = isinstance(norm, torch.nn.LayerNorm)
+        eps = norm.eps if centred else norm.variance_epsilon
+        return FinalNorm(norm.weight, getattr(norm, "bias", None), eps, centred)
+
     def project(self, h: Tensor) -> Tensor:
         """(..., D) to (..., V) through W_U alone, fp32."""
         return self.model.get_output_embeddings()(h.to(self.dtype)).float()
 
     def run(
-        self, rows: list[list[int]], taps: TapTable, cache: Any, logits: Logits, keep: bool
+        self,
+        rows: list[list[int]],
+        taps: TapTable,
+        cache: Any,
+        logits: Logits,
+        keep: bool,
+        start: int = 0,
     ) -> tuple[Tensor | list[Tensor] | None, KVCache | None]:
-        """Right-padded rows; logits fp32: (B, V) for ``last``, a list of (T_b, V) for ``all``."""
+        """Right-padded rows; logits fp32: (B, V) for ``last``, a list of (T_b, V) for ``all``.
+
+        Layers before ``start`` are passed by: a tap must say what enters ``start``.
+        """
         lengths = [len(r) for r in rows]
         longest = max(lengths)
         ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows], device=self.device)
@@ -159,10 +158,11 @@ class HFModel:
             from transformers.cache_utils import DynamicCache
 
             past = DynamicCache()
-        with self._tapped(taps):
-            out = self.base(input_ids=ids, past_key_values=past, use_cache=past is not None)
+        with self._tapped(taps), self._passing_by(start):
+            kept = {self._cache_argument: past, "use_cache": past is not None}
+            out = self.base(input_ids=ids, **kept)
         h = out.last_hidden_state  # (B, T, D), after the final norm
-        after = KVCache.from_transformers(out.past_key_values) if keep else None
+        after = KVCache.from_transformers(past) if keep else None
         if logits == "none":
             return None, after
         if logits == "last":
@@ -185,6 +185,14 @@ class HFModel:
                 before = self.model.config._attn_implementation
                 self.model.set_attn_implementation("eager")
                 stack.callback(self.model.set_attn_implementation, before)
+            yield
+
+    @contextmanager
+    def _passing_by(self, start: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for block in self.layers[:start]:
+                block.forward = lambda h, *args, **kwargs: h
+                stack.callback(block.__dict__.pop, "forward", None)
             yield
 
     def _composed(self, layer: int, tap: TapTable) -> Callable[..., Tensor]:

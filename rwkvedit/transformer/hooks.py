@@ -122,6 +122,13 @@ class Shape:
             )
         return int(token)  # type: ignore[call-overload]
 
+    def tokens(self, tokens: Iterable[Any]) -> list[int]:
+        """Every one of them as ``token`` reads it."""
+        ids = list(tokens)
+        if {*map(type, ids)} == {int} and min(ids) >= 0 and max(ids) < self.vocab_size:
+            return ids
+        return [self.token(t) for t in ids]
+
 
 def position(position: object, length: int) -> int:
     """A position in ``length`` tokens, from its end when negative; UsageError on any other."""
@@ -286,6 +293,10 @@ class TapTable:
 
     def add(self, layer: int, site: str, fn: Fn) -> None:
         self._table.setdefault((layer, site), []).append(fn)
+
+    def first(self, layer: int, site: str, fn: Fn) -> None:
+        """As ``add``, but before every other function there."""
+        self._table.setdefault((layer, site), []).insert(0, fn)
 
     def __bool__(self) -> bool:
         return bool(self._table)

@@ -9,17 +9,15 @@ Nobody writes into a cache's tensors: surgery gives a new cache that shares what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rwkvedit.errors import UsageError
+from rwkvedit.recurrent.state import State
 from rwkvedit.transformer.hooks import as_numpy
-
-if TYPE_CHECKING:
-    from rwkvedit.recurrent.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +57,12 @@ class KVCache:
             tuple((k.expand(batch, *k.shape[1:]), v.expand(batch, *v.shape[1:]))
                   for k, v in self.layers)
         )  # fmt: skip
+
+    def repeat(self, times: int) -> KVCache:
+        """All rows, then all rows again, ``times`` times (copied)."""
+        return KVCache(
+            tuple((k.repeat(times, 1, 1, 1), v.repeat(times, 1, 1, 1)) for k, v in self.layers)
+        )
 
     def crop(self, length: int) -> KVCache:
         """Only the first ``length`` tokens (views)."""
@@ -158,6 +162,10 @@ class StateCache:
         if self.batch != 1:
             raise UsageError(f"a state of {self.batch} rows cannot serve {batch}")
         return StateCache(self.state[0].expand(batch), self.length)
+
+    def repeat(self, times: int) -> StateCache:
+        """All rows, then all rows again, ``times`` times."""
+        return StateCache(State.stack(self.state.unstack() * times), self.length)
 
     def clone_layer_from(self, donor: object, layer: int) -> StateCache:
         raise UsageError(NO_SURGERY)

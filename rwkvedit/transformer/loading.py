@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +25,9 @@ from rwkvedit.errors import FileFormatError, RwkvEditError, UnavailableError
 from rwkvedit.models import fetch
 from rwkvedit.models.catalog import DEFAULT, load_model, pick_device, pick_dtype
 from rwkvedit.transformer.blocks import HFModel, family_of
+from rwkvedit.transformer.running import OUT_OF_MEMORY
 from rwkvedit.transformer.rwkv import RwkvModel
-from rwkvedit.transformer.session import OUT_OF_MEMORY, ModelSession
+from rwkvedit.transformer.session import ModelSession
 from rwkvedit.transformer.vocabulary import HFCodec, Vocabulary, WorldCodec
 
 NEEDS = ("transformers", "gguf", "accelerate")
@@ -60,6 +62,11 @@ def open_session(
     path = Path(name).expanduser()
     if name != DEFAULT and is_transformer(path):
         return _transformer(name, path, device, dtype, bos)
+    if path.is_dir() and not any(path.glob("*.pth")) and not any(path.glob("*.safetensors")):
+        raise UnavailableError(
+            f"{path} holds no model: expected config.json and model.safetensors, a .gguf, or an "
+            "RWKV-7 model.pth"
+        )
     loaded = load_model(name, device, dtype, vocab=vocab)
     return ModelSession(
         RwkvModel(loaded.model), Vocabulary(WorldCodec(loaded.tokenizer)), name, loaded.path, bos
@@ -81,7 +88,7 @@ def _transformer(
     folder, gguf = _layout(path)
     _check_architecture(folder, gguf)
     _need_transformers(name)
-    with _quiet(), _read_once():
+    with quiet(), _read_once():
         model, tokenizer = _load(folder, gguf, kind)
     _forget_quantisation(model)
     try:
@@ -145,8 +152,9 @@ def _load(folder: Path, gguf: str | None, dtype: torch.dtype) -> tuple[Any, Any]
         config = AutoConfig.from_pretrained(folder, **source)
         family_of(config.model_type, where)
         source["config"] = config
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        asked = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **source, **asked)
     except RwkvEditError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -160,7 +168,42 @@ def _load(folder: Path, gguf: str | None, dtype: torch.dtype) -> tuple[Any, Any]
         raise FileFormatError(
             f"{where}: expected a whole {kind}, found a truncated or foreign one ({said})"
         ) from error
+    model, info = loaded
+    _check_weights(where, model, info)
     return model, tokenizer
+
+
+def _check_weights(where: Path, model: Any, info: Mapping[str, Any]) -> None:
+    """FileFormatError where the weights are not those that the settings speak of.
+
+    transformers itself fills what is missing or of another shape with random numbers, and passes
+    by the layers that the settings do not count.
+    """
+    if info["mismatched_keys"]:
+        name, found, wanted = min(info["mismatched_keys"])
+        raise FileFormatError(
+            f"{where}: {name} has shape {tuple(found)}, expected {tuple(wanted)} by its settings"
+        )
+    if info["missing_keys"]:
+        names = sorted(info["missing_keys"])
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise FileFormatError(f"{where}: expected all of its weights, {names[0]}{more} missing")
+    known = model.state_dict().keys()
+    extra = sorted(name for name in info["unexpected_keys"] if _layerless(name, known))
+    if extra:
+        raise FileFormatError(
+            f"{where}: more layers than its settings count ({extra[0]}): not its config.json"
+        )
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
+            raise FileFormatError(f"{where}: {name} holds NaN or infinity")
+
+
+def _layerless(name: str, known: Collection[str]) -> bool:
+    """Is it a weight that layer 0 has too, of a layer that the model lacks?"""
+    return any(part.isdigit() for part in name.split(".")) and (
+        re.sub(r"\.\d+\.", ".0.", name, count=1) in known
+    )
 
 
 def _unsupported(said: str) -> str | None:
@@ -188,7 +231,7 @@ def _need_transformers(name: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice from the loaders."""
     from transformers import modeling_gguf_pytorch_utils as reading
     from transformers.utils import logging

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwkvedit.recurrent.checkpoint import tensors_digest
+from rwkvedit.errors import UsageError
 from rwkvedit.recurrent.hooks import Hooks
 from rwkvedit.recurrent.model import LN_EPS, RWKV7
 from rwkvedit.transformer.blocks import Logits
 from rwkvedit.transformer.hooks import Shape, TapTable
 from rwkvedit.transformer.kvcache import StateCache
+from rwkvedit.transformer.model import FinalNorm, Model
 
 
-class RwkvModel:
+class RwkvModel(Model):
     """An RWKV-7 as ``HFModel`` is a transformer."""
 
     kind = "rwkv7"
@@ -26,17 +26,9 @@ class RwkvModel:
 
     def __init__(self, model: RWKV7) -> None:
         self.model = model
-        self._digest: str | None = model.digest
+        self._digest = model.digest  # the checkpoint's own, until a weight is changed
         c = model.config
         self.shape = Shape(c.n_layer, c.n_embd, c.n_head, c.n_ffn, c.vocab_size, weights=False)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
 
     @property
     def embedding(self) -> Tensor:
@@ -48,15 +40,9 @@ class RwkvModel:
         """(V, D): ``head.weight``."""
         return self.model.weights["head.weight"]
 
-    @property
-    def digest(self) -> str:
-        """The checkpoint's own, until a weight is changed; then over the weights in memory."""
-        if self._digest is None:
-            self._digest = tensors_digest(self.named_weights())
-        return self._digest
-
-    def weights_changed(self) -> None:
-        self._digest = None
+    def weights_changed(self, digest: str | None = None) -> None:
+        """As ``Model.weights_changed``, and the packed copies go too."""
+        super().weights_changed(digest)
         self.model.__dict__.pop("packed", None)
 
     def named_weights(self) -> dict[str, Tensor]:
@@ -74,14 +60,27 @@ class RwkvModel:
         z = self.model.weights
         return F.layer_norm(h.float(), h.shape[-1:], z["ln_out.weight"], z["ln_out.bias"], LN_EPS)
 
+    def final_norm(self) -> FinalNorm:
+        """The final norm's parameters."""
+        z = self.model.weights
+        return FinalNorm(z["ln_out.weight"], z["ln_out.bias"], LN_EPS, True)
+
     def project(self, h: Tensor) -> Tensor:
         """(..., D) to (..., V) through the head alone, fp32."""
         return F.linear(h.to(self.dtype), self.unembedding).float()
 
     def run(
-        self, rows: list[list[int]], taps: TapTable, cache: Any, logits: Logits, keep: bool
+        self,
+        rows: list[list[int]],
+        taps: TapTable,
+        cache: Any,
+        logits: Logits,
+        keep: bool,
+        start: int = 0,
     ) -> tuple[Tensor | list[Tensor] | None, StateCache | None]:
-        """As ``HFModel.run``."""
+        """As ``HFModel.run``; ``start`` must be 0, since layer 0's values reach every layer."""
+        if start:
+            raise UsageError("RWKV-7 runs from layer 0: its values flow into every later layer")
         state = None if cache is None else cache.expand(len(rows)).state
         hooks = Hooks()
         for layer, site in taps:

@@ -1,4 +1,4 @@
-"""``ModelSession``: one model, what is hooked into it, and everything that can be asked of it.
+"""``ModelSession``: one model, and everything that can be asked of it.
 
 The same interface for transformers and for our own RWKV-7. Prompts are text or token ids; a BOS is
 put in front only where it is asked for. Arrays go in and come out as numpy; ``run`` is the torch
@@ -10,34 +10,22 @@ Glossary: L layers, D residual width, F MLP width, V vocabulary, T tokens of a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.errors import UsageError
 from rwkvedit.transformer import lens
+from rwkvedit.transformer.answers import Expect
 from rwkvedit.transformer.blocks import HFModel
 from rwkvedit.transformer.builtin import Record, Steer, ZeroAblate
+from rwkvedit.transformer.crown import CrownResult
+from rwkvedit.transformer.crown import crown as find_crown
 from rwkvedit.transformer.generate import generate_with_hooks
-from rwkvedit.transformer.hooks import (
-    Call,
-    Fn,
-    Hook,
-    Layers,
-    Positions,
-    Window,
-    as_numpy,
-    check_hook,
-    need_weights,
-    table_of,
-)
-from rwkvedit.transformer.kvcache import NO_SURGERY, KVCache, same_device
+from rwkvedit.transformer.hooks import Fn, Hook, Layers, Positions, as_numpy, need_weights
+from rwkvedit.transformer.kvcache import NO_SURGERY, KVCache
 from rwkvedit.transformer.patching import patch_activations
 from rwkvedit.transformer.results import (
     Attribution,
@@ -50,24 +38,15 @@ from rwkvedit.transformer.results import (
     Race,
     Track,
 )
+from rwkvedit.transformer.running import Prompt, RunningSession
 from rwkvedit.transformer.rwkv import RwkvModel
+from rwkvedit.transformer.trace import TraceResult
+from rwkvedit.transformer.trace import trace as causal_trace
 from rwkvedit.transformer.vocabulary import Vocabulary
-
-Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One ``run``: tensors on the model's device."""
-
-    tokens: list[list[int]]
-    logits: Any
-    """fp32: (B, V) for ``last``, a list of (T_b, V) for ``all``, None for ``none``."""
-    cache: Any = None
-    """A KVCache (StateCache for RWKV-7) after the run, when it was asked to be kept."""
+from rwkvedit.transformer.weights import WeightEdits
 
 
-class ModelSession:
+class ModelSession(RunningSession):
     """A model that can be looked into. See the module's docstring and ``hooks`` for the words."""
 
     def __init__(
@@ -78,173 +57,9 @@ class ModelSession:
         path: Path | None = None,
         bos: bool = False,
     ) -> None:
-        self.model = model
-        """Weights and forward pass: ``embedding``, ``unembedding``, ``down_proj(layer)``, ..."""
-        self.vocabulary = vocabulary
-        self.name = name
-        self.path = path
-        self.shape = model.shape
-        """Sizes: n_layer, d_model, n_head, d_ffn, vocab_size, context; and checks against them."""
-        self.kind: str = model.kind
-        """``transformer`` or ``rwkv7``."""
-        self.architecture: str = model.architecture
-        self.bos = bos
-        """Does text get a BOS in front when a call does not say? (False unless opened so.)"""
-        if bos:
-            vocabulary.bos_id()
-        self._hooks: list[Hook] = []
-
-    # -- sizes and words --------------------------------------------------------------------
-
-    @property
-    def n_layer(self) -> int:
-        return self.shape.n_layer
-
-    @property
-    def d_model(self) -> int:
-        return self.shape.d_model
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def parameters(self) -> int:
-        return sum(t.numel() for t in self.model.named_weights().values())
-
-    @property
-    def end_ids(self) -> set[int]:
-        """The tokens that end a text."""
-        return self.vocabulary.end_ids
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) over the weights as they are in memory; ``weights_changed`` renews it."""
-        return self.model.digest
-
-    def weights_changed(self) -> None:
-        """Say so after writing into a weight: digests and packed copies are made anew."""
-        self.model.weights_changed()
-
-    def tokens(self, prompt: Prompt, bos: bool | None = None) -> list[int]:
-        """Ids of a prompt; UsageError when there are none.
-
-        Text gets a BOS in front when ``bos`` (None: the session's own setting) says so; ids are
-        taken as they are, and ``bos=True`` puts one in front of them too.
-        """
-        if isinstance(prompt, str):
-            ids = self.vocabulary.encode(prompt)
-            bos = self.bos if bos is None else bos
-        else:
-            ids = [self.shape.token(t) for t in prompt]
-        if not ids:
-            raise UsageError(f"the prompt {prompt!r} has no tokens: give at least one word")
-        return [self.vocabulary.bos_id(), *ids] if bos else ids
-
-    def token_id(self, token: int | str) -> int:
-        """One token's id; UsageError shows how a text of several tokens is split."""
-        if not isinstance(token, str):
-            return self.shape.token(token)
-        return self.vocabulary.single(token)
-
-    def piece(self, token: int) -> str:
-        """One token's text."""
-        return self.vocabulary.piece(token)
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        return [self.piece(t) for t in tokens]
-
-    def text(self, tokens: Sequence[int]) -> str:
-        return self.vocabulary.decode(tokens)
-
-    def check_length(self, tokens: int) -> None:
-        """UsageError when the model cannot read that many tokens."""
-        if self.shape.context is not None and tokens > self.shape.context:
-            raise UsageError(
-                f"{tokens} tokens do not fit: {self.name} reads {self.shape.context} at most"
-            )
-
-    # -- hooks and the torch level ----------------------------------------------------------
-
-    @contextmanager
-    def hooked(self, *hooks: Hook) -> Iterator[ModelSession]:
-        """Every run inside the block passes through ``hooks``; they always come off.
-
-        Raises UsageError at once on a wrong layer, width or type; a position that a run does not
-        have is refused when that run starts, before anything is computed.
-        """
-        for hook in hooks:
-            check_hook(hook, self.shape)
-        before = list(self._hooks)
-        self._hooks.extend(hooks)
-        try:
-            yield self
-        finally:
-            self._hooks[:] = before
-
-    def run(
-        self,
-        tokens: Prompt | Sequence[Prompt],
-        hooks: Sequence[Hook] = (),
-        *,
-        taps: Mapping[str, Fn] | None = None,
-        cache: Any = None,
-        logits: str = "last",
-        keep_cache: bool = False,
-        grad: bool = False,
-        window: Window | None = None,
-    ) -> Run:
-        """Run one prompt or B of them (lengths may differ) through the model, in torch.
-
-        ``taps`` maps site names (``blocks.3.ffn.out``, or a TransformerLens name) to functions of
-        the (B, T, ...) tensor there, which return a replacement or None; every site but
-        ``att.weights`` can be replaced, for each row of the batch by itself.
-        ``cache`` is what came before (of one row, or of B), ``keep_cache`` returns what comes
-        after (rows must then be equally long). ``logits`` is last, all or none. ``grad`` lets
-        gradients flow from taps to logits. ``window``: see ``hooks.Window``.
-        Raises UsageError before anything is computed.
-        """
-        rows = self._rows(tokens)
-        offset = 0 if cache is None else cache.length
-        if cache is not None:
-            same_device(cache, self.device)
-        lengths = tuple(map(len, rows))
-        if keep_cache and len(set(lengths)) > 1:
-            raise UsageError("a cache can be kept only of prompts that are equally long")
-        self.check_length(offset + max(lengths))
-        if logits not in ("last", "all", "none"):
-            raise UsageError(f"no logits {logits!r}: choose last, all or none")
-        active = [*self._hooks, *hooks]
-        table = table_of(self.shape, active, taps)
-        if active:
-            call = Call.of(offset, lengths, window)
-            for hook in active:
-                hook.check_call(call)
-            for hook in active:
-                hook.begin(call)
-        with torch.set_grad_enabled(grad), _one_line_when_out_of_memory():
-            out, after = self.model.run(rows, table, cache, logits, keep_cache)
-        return Run(rows, out, after)
-
-    def _rows(self, tokens: Any) -> list[list[int]]:
-        many = not isinstance(tokens, str) and len(tokens) > 0 and not isinstance(
-            tokens[0], int | np.integer
-        )  # fmt: skip
-        return [self.tokens(p) for p in tokens] if many else [self.tokens(tokens)]
-
-    def unembed(self, h: Tensor) -> Tensor:
-        """(..., D) residual to (..., V) fp32 logits: the final norm of ``h`` itself, then W_U."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad):
-            return self.model.project(self.model.norm(h.to(self.device)))
-
-    def prefill(self, prompt: Prompt, hooks: Sequence[Hook] = (), bos: bool | None = None) -> Any:
-        """What the model remembers after a prompt: a KVCache, or a StateCache for RWKV-7."""
-        ids = self.tokens(prompt, bos)
-        return self.run(ids, hooks, logits="none", keep_cache=True).cache
+        super().__init__(model, vocabulary, name, path, bos)
+        self.edits = WeightEdits(self)
+        """Changes of weights: applied, live, and taken back bit for bit."""
 
     # -- forward passes ---------------------------------------------------------------------
 
@@ -374,6 +189,24 @@ class ModelSession:
             )
         return cache
 
+    # -- where a fact lives -----------------------------------------------------------------
+
+    def crown(
+        self,
+        prompt: Prompt,
+        expect: Expect = None,
+        layers: Layers = None,
+        bos: bool | None = None,
+    ) -> CrownResult:
+        """Which layer's MLP, zeroed at the last position, most suppresses the answer."""
+        return find_crown(self, prompt, expect, layers, bos)
+
+    def trace(
+        self, prompt: Prompt, subject: str, expect: Expect = None, **settings: Any
+    ) -> TraceResult:
+        """Causal trace of one fact; ``settings`` are those of ``trace.trace``."""
+        return causal_trace(self, prompt, subject, expect, **settings)
+
     # -- the vocabulary's view --------------------------------------------------------------
 
     def logit_lens(
@@ -437,20 +270,3 @@ class ModelSession:
     def unembedding_for(self, token: int | str) -> np.ndarray:
         """(D,): the token's row of W_U."""
         return as_numpy(self.model.unembedding[self.token_id(token)]).copy()
-
-
-@contextmanager
-def _one_line_when_out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise RwkvEditError(OUT_OF_MEMORY) from error
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise RwkvEditError(OUT_OF_MEMORY) from error
-        raise
-
-
-OUT_OF_MEMORY = (
-    "out of memory: use a shorter prompt or fewer prompts at once; the session is as it was"
-)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Protocol
 
 from rwkvedit.errors import UsageError
@@ -15,6 +17,8 @@ class Codec(Protocol):
     bos: int | None
     end_ids: set[int]
 
+    @property
+    def digest(self) -> str: ...
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
 
@@ -27,6 +31,18 @@ class HFCodec:
         self.bos: int | None = tokenizer.bos_token_id
         ends = tokenizer.eos_token_id
         self.end_ids: set[int] = set() if ends is None else {int(ends)}
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        """sha256 (hex) over every token's id and text, however the tokenizer was stored."""
+        sha = hashlib.sha256()
+        for token, at in sorted(self.tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
+            sha.update(f"{at}\0{token}\0".encode(errors="surrogatepass"))
+        return sha.hexdigest()
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -42,6 +58,10 @@ class WorldCodec:
         self.tokenizer = tokenizer
         self.bos: int | None = None
         self.end_ids = {END}
+
+    @property
+    def digest(self) -> str:
+        return self.tokenizer.digest
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -60,6 +80,11 @@ class Vocabulary:
     @property
     def end_ids(self) -> set[int]:
         return self.codec.end_ids
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of what the tokens are."""
+        return self.codec.digest
 
     def encode(self, text: str) -> list[int]:
         return self.codec.encode(text)
