@@ -150,10 +150,10 @@ def make(job: Job, method: str) -> Made:
     one = _tell if method == "tell" else _edit
     calibration = _generic(job) if job.case.told_as and method != "tell" else None
     state, states = job.live, {}
+    history = job.tokens(0)  # a chat has its tokens at hand: what was said, whatever was edited
     ms = decodes = forwards = 0.0
     notes: list[str] = []
     for at, step in enumerate(steps):
-        history = job.tokens(at)  # a chat has its tokens at hand
         begun = time.perf_counter()
         try:
             outcome = one(job, method, at, step, state, calibration, history)

@@ -8,8 +8,14 @@ from rwkvedit.models.catalog import LoadedModel, load_model
 
 
 def load_once(args: argparse.Namespace) -> LoadedModel:
-    """The model that ``--model`` and ``--device`` name; kept as ``args.loaded``."""
+    """The model that the model options name, those that there are; kept as ``args.loaded``."""
     if getattr(args, "loaded", None) is None:
-        name, device = getattr(args, "model", None), getattr(args, "device", None)
-        args.loaded = load_model(name or "embedded", device=device or "auto")
+
+        def asked(name: str) -> str | None:
+            return getattr(args, name, None)
+
+        args.loaded = load_model(
+            asked("model") or "embedded", asked("device") or "auto", asked("dtype"),
+            asked("backend") or "native", vocab=asked("vocab"),
+        )
     return args.loaded

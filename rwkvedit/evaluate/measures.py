@@ -6,8 +6,8 @@ vocabulary; log-probabilities in nats.
 flip        the greedy reply to a held-out question gives the new value and none it had before; of
             several edits, every one. Erasing: it gives neither the old value nor another fact's
 held        the same, one number an edit
-keep        a control fact's reply still gives its value, one number a control; keep_same those of
-            the edited entity, keep_other those of others
+keep        a control fact's reply still gives its value and none that an edit wrote, one number a
+            control; keep_same those of the edited entity, keep_other those of others
 clean       flip, and every control kept
 leak        P(old value) after the answer's own words
 reply       the whole reply is the fact itself or the oracle's reply, word for word. Erasing: it
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
+from rwkvedit.evaluate.replies import gives, greedy_replies, is_unknown, mentions, says
 from rwkvedit.evaluate.suites import EditCase
 from rwkvedit.facts import Fact, parse_fact
 from rwkvedit.models.catalog import LoadedModel
@@ -165,7 +165,7 @@ def holds(judged: Judged, case: EditCase, steps: int | None = None) -> list[bool
         else:
             gone.discard(now.value)
         said = now is None or says(reply, now.value)
-        found.append(said and not any(says(reply, value) for value in gone))
+        found.append(said and not any(mentions(reply, value) for value in gone))
     return found
 
 
@@ -192,7 +192,8 @@ def score(
     controls = case.controls_after(steps)
     facts = case.world.facts
     held = holds(edited, case, steps)
-    keep = [says(edited.replies[i], facts[i].value) for i in controls]
+    written = [step.new.value for step in case.steps[:steps] if step.new is not None]
+    keep = [gives(edited.replies[i], facts[i].value, written) for i in controls]
     edited_people = {facts[i].entity for i in targets}
     same = [kept for i, kept in zip(controls, keep, strict=True)
             if facts[i].entity in edited_people]
@@ -280,5 +281,5 @@ def score_more(
         "fluency": likely - ideal_likely,
         "same_40": float(edited.tokens == ideal.tokens),
         "stutter": float(bool(repeats(edited.tokens) - repeats(ideal.tokens))),
-        "old_40": float(any(says(text, v) and not says(reference, v) for v in old)),
+        "old_40": float(any(mentions(text, v) and not mentions(reference, v) for v in old)),
     }

@@ -17,7 +17,7 @@ import torch
 from rwkvedit.errors import UsageError
 from rwkvedit.evaluate.intervals import rate
 from rwkvedit.evaluate.loading import load_once
-from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
+from rwkvedit.evaluate.replies import gives, greedy_replies, is_unknown
 from rwkvedit.evaluate.worlds import Maker, World
 from rwkvedit.facts import Fact
 from rwkvedit.facts.lexicon import Lexicon, heldout, load_lexicon
@@ -119,6 +119,15 @@ def answers(loaded: LoadedModel, cases: list[Case]) -> Iterator[list[str]]:
             yield [next(replies) for _ in case.questions]
 
 
+def right_answer(world: World, question: Question, reply: str) -> bool:
+    """Does a reply give the fact's value, and no other that the world ever told of its kind?"""
+    if question.unknown:
+        return is_unknown(reply)
+    kind = question.fact.kind
+    told = (fact.value for turn in world.turns for fact in turn.facts if fact.kind == kind)
+    return gives(reply, question.fact.value, told)
+
+
 def measure(loaded: LoadedModel, lexicon: Lexicon, worlds: int, seed: int,
             names: tuple[str, ...] = tuple(ROWS), on_row: Callable[[str], None] | None = None,
             wrong: list[tuple[str, str, str, str]] | None = None) -> list[dict[str, Any]]:
@@ -141,7 +150,7 @@ def measure(loaded: LoadedModel, lexicon: Lexicon, worlds: int, seed: int,
         groups: list[int] = []
         for i, (case, replies) in enumerate(zip(cases, answers(loaded, cases), strict=True)):
             for question, reply in zip(case.questions, replies, strict=True):
-                good = is_unknown(reply) if question.unknown else says(reply, question.fact.value)
+                good = right_answer(case.world, question, reply)
                 right.append(float(good))
                 groups.append(i)
                 if name in ("1-3", "5"):

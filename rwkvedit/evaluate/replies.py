@@ -6,12 +6,16 @@ Every benchmark judges replies here, so that "it said the value" means one thing
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from rwkvedit.models.catalog import LoadedModel
 from rwkvedit.recurrent.state import State
+
+#: Where one clause ends and another begins, as far as a denial reaches.
+CLAUSE = re.compile(r"[.!?;:,]\s|\bbut\b|\band\b(?=\s+not\b)")
+DENIAL = re.compile(r"\b(?:not?|never|nor|neither|cannot)\b|n['’]t\b")
 
 
 def greedy_replies(
@@ -53,11 +57,35 @@ def greedy_replies(
 
 
 def says(reply: str, value: str) -> bool:
-    """Whether a reply gives a value: as whole words, in any case, and not denied."""
+    """Whether a reply gives a value: as whole words, in any case, in a clause that denies nothing.
+
+    >>> says("Bob does not live in Austin, he lives in Graz.", "Austin")
+    False
+    """
     if is_unknown(reply):
         return False
-    pattern = rf"(?<!\w){re.escape(value.lower())}(?!\w)"
-    return re.search(pattern, reply.lower()) is not None
+    text = reply.lower()
+    for found in _whole(value).finditer(text):
+        before = CLAUSE.split(text[: found.start()])[-1]
+        after = CLAUSE.split(text[found.end() :])[0]
+        if not DENIAL.search(before) and not DENIAL.search(after):
+            return True
+    return False
+
+
+def mentions(reply: str, value: str) -> bool:
+    """Whether a reply has a value in it at all, denied or not; one that does not know has none."""
+    return not is_unknown(reply) and _whole(value).search(reply.lower()) is not None
+
+
+def gives(reply: str, value: str, others: Iterable[str] = ()) -> bool:
+    """Whether a reply says ``value`` and mentions none of ``others`` (``value`` itself aside)."""
+    rivals = (other for other in others if other.lower() != value.lower())
+    return says(reply, value) and not any(mentions(reply, other) for other in rivals)
+
+
+def _whole(value: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(value.lower())}(?!\w)")
 
 
 def is_unknown(reply: str) -> bool:

@@ -83,7 +83,8 @@ def measure(
         "program": __version__, "suite": suite, "worlds": worlds, "seed": seed,
         "lexicon": _digest(lexicon), "methods": list(names), "layers": layers, "heard": heard,
         "model": loaded.model.digest, "tokenizer": loaded.tokenizer.digest,
-        "device": loaded.model.device.type, "dtype": str(loaded.model.dtype), "batch": BATCH,
+        "device": loaded.model.device.type, "dtype": str(loaded.model.dtype),
+        "backend": loaded.model.backend, "batch": BATCH,
     })
     cases = make_cases(chosen, lexicon, worlds, seed, lambda turn: len(
         loaded.template.encode_turn(loaded.tokenizer, turn.user, turn.reply)))

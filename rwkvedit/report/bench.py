@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rwkvedit.report import tables
+from rwkvedit.report import profile, tables
 
 #: Columns of ``bench state``: key, title, and the width of terminal from which it is shown.
 STATE_COLUMNS = (
@@ -21,21 +21,43 @@ STATE_COLUMNS = (
     ("same_40", "same40", 96), ("stutter", "stutter", 104), ("old_40", "old40", 104),
     ("ms", "ms", 0), ("decodes", "tokens", 0), ("forwards", "calls", 120),
 )
+#: Columns of ``bench edit``.
+EDIT_COLUMNS = (
+    ("k", "k", 0), ("efficacy", "efficacy", 0), ("paraphrase", "paraphr.", 0),
+    ("neighbourhood", "neighb.", 0), ("score", "score", 0),
+    ("neighbourhood_prepended", "prepended", 0), ("generation", "said", 0),
+    ("entropy", "entropy", 96), ("retention", "first 10", 0), ("perplexity_ratio", "ppl x", 0),
+    ("seconds_per_edit", "s/edit", 0), ("peak_mb", "MB", 104),
+)
 WHOLE = ("ms", "decodes")  # shown without decimals
 
 
 def render(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
     """The parts of a ``bench`` document, to be printed one below another."""
+    if "benchmarks" in document:
+        yield from profile.render(document, width)
+        if "meta" in document:
+            yield _made(document)
+        return
     if "rows" not in document:
         yield from _listing(document)
         return
     if "suite" in document:
         yield from _state(document, width)
+    elif document.get("bench") == "edit":
+        yield from _edits(document, width)
+    elif document.get("bench") == "write":
+        yield from _writing(document, width)
     else:
         yield from _plain(document["rows"], width)
     yield from map(_wrong, document.get("wrong", ()))
+    yield _made(document)
+
+
+def _made(document: dict[str, Any]) -> Text:
+    """The command, and how long it took."""
     meta = document["meta"]
-    yield Text(f"{meta['command']}  ({meta['seconds']:.0f} s)", style="dim")
+    return Text(f"{meta['command']}  ({meta['seconds']:.0f} s)", style="dim")
 
 
 def _table(*columns: str, left: Sequence[str] = ()) -> Table:
@@ -85,6 +107,45 @@ def _state(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
         counts = [next(iter(group.values()))["worlds_counted"] for group in by.values()]
         table.add_row("worlds", *map(str, counts), style="dim")
         yield table
+
+
+def _edits(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
+    """Weight edits: groups below one another, what was measured how in the last line."""
+    rows = document["rows"]
+    shown = [(key, title) for key, title, room in EDIT_COLUMNS
+             if width >= room and any(key in row for row in rows)]
+    table = _table("group", "method", *(title for _, title in shown), left=("group", "method"))
+    for row in rows:
+        cells = [_cell(row, key, "") if isinstance(row.get(key), dict) else _number(row.get(key))
+                 for key, _ in shown]  # fmt: skip
+        table.add_row(row["group"], row["method"], *cells)
+    yield table
+    if document.get("interrupted"):
+        yield Text("interrupted; with --out FILE the same command goes on from there",
+                   style="yellow")  # fmt: skip
+    yield Text("efficacy to prepended: teacher-forced; said: generation", style="dim")
+
+
+def _writing(document: dict[str, Any], width: int) -> Iterator[Table | Text]:
+    """Write vectors and LoRAs, and what came of the wanted numbers."""
+    from rwkvedit.report import writing
+
+    shown = writing.table(document)
+    yield tables.rich_table(shown, width)
+    if not tables.roomy(shown, width):
+        yield Text("95% intervals: --json, or a wider terminal", style="dim")
+    if document.get("interrupted"):
+        yield Text("interrupted; with --out FILE the same command goes on from there",
+                   style="yellow")  # fmt: skip
+    yield Text(writing.finding(document))
+    for line in document.get("wrote", ()):
+        yield Text(line, style="dim")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else share(value)
 
 
 def _cell(row: dict[str, Any], key: str, title: str) -> str:

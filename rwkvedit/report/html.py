@@ -76,14 +76,21 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 def page(documents: Sequence[Mapping[str, Any]], title: str = "Anatomy of a told fact") -> str:
     """The whole page of studies, in the order given. Raises UnavailableError without matplotlib."""
     body = "".join(section(document) for document in documents)
+    return whole_page(
+        title,
+        f"<h1>{escape(title)}</h1>\n{about(documents)}{contents(documents)}<main>\n{body}</main>\n",
+    )
+
+
+def whole_page(title: str, body: str, style: str = STYLE, script: str = SCRIPT) -> str:
+    """A page around ``body``, closed to the outside by its policy."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{about(documents)}{contents(documents)}<main>\n{body}</main>\n"
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}"
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -184,11 +191,17 @@ def footer(document: Mapping[str, Any]) -> str:
         for name, value in document["settings"].items())
     return (
         f'<p class="meta"><code>{escape(str(meta["command"]))}</code><br>'
-        f"{escape(settings)}<br>seed {meta['seed']}, {meta['threads']} threads, "
-        f"{meta['seconds']:.1f} s, {escape(str(meta['device']))}, {escape(str(meta['dtype']))}, "
+        f"{escape(settings)}<br>{drawn_with(meta)}, {meta['seconds']:.1f} s, "
+        f"{escape(str(meta['device']))}, {escape(str(meta['dtype']))}, "
         f"model digest {escape(str(meta['model_digest'])[:16])}, "
         f"rwkvedit {escape(str(meta['version']))}</p>\n"
     )
+
+
+def drawn_with(meta: Mapping[str, Any]) -> str:
+    """The threads of a run, and its seed where it drew anything."""
+    threads = f"{meta['threads']} thread{'s' if meta['threads'] != 1 else ''}"
+    return threads if meta["seed"] is None else f"seed {meta['seed']}, {threads}"
 
 
 def _setting(value: Any) -> str:

@@ -1,19 +1,21 @@
 """Plots as data, and matplotlib's pictures of them. Knows no model and no study.
 
-A plot is a value (Lines, Bars or Heatmaps) that goes into a study's JSON whole, so that pictures
-and the page can be drawn again from the document alone. Every plot carries its own alternative
-text. Colours are Okabe and Ito's, which colour-blind readers tell apart.
+A plot is a value (Lines, Bars, Heatmaps, Radar or Scatter) that goes into a document whole, so that
+pictures and the page can be drawn again from the document alone. Every plot carries its own
+alternative text. Colours are Okabe and Ito's, which colour-blind readers tell apart.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rwkvedit.errors import UnavailableError
+from rwkvedit.report import radar
 
 COLORS = {
     "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b58900", "#555555"),
@@ -71,17 +73,21 @@ class Bars:
     series: tuple[Series, ...]
     y_label: str
     level: tuple[float, str] | None = None
+    x_label: str = ""
+    marked: tuple[int, ...] = ()
+    """Places in ``names`` whose bars of the first series stand out."""
     kind: str = "bars"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One matrix of a Heatmaps plot; None is an empty cell."""
+    """One matrix of a Heatmaps plot; None is an empty cell. ``texts`` stand in place of numbers."""
 
     title: str
     values: tuple[tuple[float | None, ...], ...]
     x_names: tuple[str, ...]
     y_names: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,56 @@ class Heatmaps:
     low: float | None = None
     high: float | None = None
     diverging: bool = False
+    wide: float = 1.0
+    """How many times wider than other plots."""
     kind: str = "heatmaps"
 
 
-Plot = Lines | Bars | Heatmaps
+@dataclass(frozen=True)
+class Radar:
+    """One spoke each of ``names``: a score and the threshold it has to reach, both from 0 to 1."""
+
+    name: str
+    title: str
+    alt: str
+    names: tuple[str, ...]
+    scores: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    kind: str = "radar"
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One family of points, joined in their order where ``joined``; each with a word beside it."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    texts: tuple[str, ...] = ()
+    x_lo: tuple[float, ...] = ()
+    x_hi: tuple[float, ...] = ()
+    y_lo: tuple[float, ...] = ()
+    y_hi: tuple[float, ...] = ()
+    joined: bool = False
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points in panels beside each other, on one y axis; ``x_level`` and ``y_level`` are dashed."""
+
+    name: str
+    title: str
+    alt: str
+    panels: tuple[tuple[str, tuple[Dots, ...]], ...]
+    """(x label, dots) of each."""
+    y_label: str
+    x_log: bool = True
+    x_level: float | None = None
+    y_level: float | None = None
+    kind: str = "scatter"
+
+
+Plot = Lines | Bars | Heatmaps | Radar | Scatter
 
 
 def to_json(plot: Plot) -> dict[str, Any]:
@@ -119,6 +171,14 @@ def from_json(data: Mapping[str, Any]) -> Plot:
     if kind == "heatmaps":
         panels = tuple(Panel(**{k: _tuples(v) for k, v in p.items()}) for p in data["panels"])
         return Heatmaps(**{**fields, "panels": panels})
+    if kind == "radar":
+        return Radar(**fields)
+    if kind == "scatter":
+        dots = tuple(
+            (label, tuple(Dots(**{k: _tuples(v) for k, v in d.items()}) for d in some))
+            for label, some in data["panels"]
+        )
+        return Scatter(**{**fields, "panels": dots})
     raise ValueError(f"no plot of kind {kind!r}")
 
 
@@ -153,14 +213,19 @@ def png(plot: Plot, theme: str = "light") -> bytes:
         "xtick.color": ink, "ytick.color": ink, "grid.color": faint,
         "axes.spines.top": False, "axes.spines.right": False,
         "font.size": 10.0, "axes.titlesize": 11.0, "axes.titlelocation": "left",
-        "font.family": "DejaVu Sans", "legend.frameon": False,
+        "font.family": "DejaVu Sans", "legend.frameon": False, "text.parse_math": False,
     }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(WIDTH, _height(plot)), dpi=DPI, layout="constrained")
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a token of another script: a box
+        figure = Figure(figsize=(_width(plot), _height(plot)), dpi=DPI, layout="constrained")
         if isinstance(plot, Heatmaps):
             _draw_heatmaps(figure, plot)
+        elif isinstance(plot, Scatter):
+            _draw_scatter(figure, plot, COLORS[theme], ink)
         elif isinstance(plot, Lines):
             _draw_lines(figure, plot, COLORS[theme])
+        elif isinstance(plot, Radar):
+            radar.draw(figure, plot, COLORS[theme], faint)
         else:
             _draw_bars(figure, plot, COLORS[theme], ink)
         out = io.BytesIO()
@@ -170,13 +235,23 @@ def png(plot: Plot, theme: str = "light") -> bytes:
 
 def size(plot: Plot) -> tuple[int, int]:
     """Pixels across and down of the plot's PNG."""
-    return round(WIDTH * DPI), round(_height(plot) * DPI)
+    return round(_width(plot) * DPI), round(_height(plot) * DPI)
+
+
+def _width(plot: Plot) -> float:
+    if isinstance(plot, Scatter):
+        return WIDTH * max(1.0, 0.75 * len(plot.panels))
+    return WIDTH * (plot.wide if isinstance(plot, Heatmaps) else 1.0)
 
 
 def _height(plot: Plot) -> float:
     if isinstance(plot, Heatmaps):
         rows = max(len(p.values) for p in plot.panels)
         return min(6.5, 1.7 + 0.32 * max(rows, 4))
+    if isinstance(plot, Radar):
+        return 6.4
+    if isinstance(plot, Scatter):
+        return 4.6
     if isinstance(plot, Bars):
         return 3.9 if max(map(len, plot.names)) > 12 else 3.4
     return 3.4
@@ -231,7 +306,9 @@ def _draw_bars(figure: Any, plot: Bars, colors: Sequence[str], ink: str) -> None
     for at, series in enumerate(plot.series):
         places = [i + (at - (count - 1) / 2) * wide for i in range(len(plot.names))]
         y = _clean(series.y)
-        axes.bar(places, y, wide * 0.92, color=colors[at % len(colors)], label=series.name)
+        bars = axes.bar(places, y, wide * 0.92, color=colors[at % len(colors)], label=series.name)
+        for place in plot.marked if at == 0 else ():
+            bars[place].set_color(colors[1])
         if series.lo is not None and series.hi is not None:
             low = [max(0.0, v - b) for v, b in zip(y, _clean(series.lo), strict=True)]
             high = [max(0.0, b - v) for v, b in zip(y, _clean(series.hi), strict=True)]
@@ -244,7 +321,7 @@ def _draw_bars(figure: Any, plot: Bars, colors: Sequence[str], ink: str) -> None
     axes.axhline(0, lw=0.8, color=ink)
     axes.grid(True, axis="y", lw=0.6)
     axes.set_axisbelow(True)
-    axes.set(ylabel=plot.y_label, title=plot.title)
+    axes.set(xlabel=plot.x_label, ylabel=plot.y_label, title=plot.title)
     if count > 1:
         _legend(figure, axes, count + bool(plot.level))
 
@@ -257,6 +334,40 @@ def _legend(figure: Any, axes: Any, entries: int) -> None:
         longest = max(map(len, labels))
         across = entries if one_row else max(1, min(entries, ROW // (longest + 7)))
         figure.legend(handles, labels, loc="outside lower center", ncols=across, fontsize=9)
+
+
+def _draw_scatter(figure: Any, plot: Scatter, colors: Sequence[str], ink: str) -> None:
+    across = figure.subplots(1, len(plot.panels), sharey=True, squeeze=False)[0]
+    for axes, (label, families) in zip(across, plot.panels, strict=True):
+        for at, dots in enumerate(families):
+            color = colors[at % len(colors)]
+            spread = [
+                None if not lo else [
+                    [max(0.0, v - a) for v, a in zip(mid, lo, strict=True)],
+                    [max(0.0, b - v) for v, b in zip(mid, hi, strict=True)],
+                ]
+                for mid, lo, hi in ((dots.x, dots.x_lo, dots.x_hi), (dots.y, dots.y_lo, dots.y_hi))
+            ]
+            axes.errorbar(
+                dots.x, dots.y, spread[1], spread[0], marker=MARKERS[at % len(MARKERS)], ms=5,
+                ls="-" if dots.joined else "none", lw=1, elinewidth=0.6, color=color,
+                label=dots.name,
+            )  # fmt: skip
+            for x, y, text in zip(dots.x, dots.y, dots.texts, strict=False):
+                axes.annotate(text, (x, y), xytext=(3, 3), textcoords="offset points",
+                              fontsize=6, color=color)  # fmt: skip
+        if plot.x_log:
+            axes.set_xscale("log")
+        if plot.x_level is not None:
+            axes.axvline(plot.x_level, ls="--", lw=0.8, color=ink)
+        if plot.y_level is not None:
+            axes.axhline(plot.y_level, ls="--", lw=0.8, color=ink)
+        axes.grid(True, lw=0.5)
+        axes.set_axisbelow(True)
+        axes.set(xlabel=label)
+    across[0].set_ylabel(plot.y_label)
+    figure.suptitle(plot.title, x=0.01, ha="left", fontsize=11)
+    _legend(figure, across[0], len(plot.panels[0][1]))
 
 
 def _draw_heatmaps(figure: Any, plot: Heatmaps) -> None:
@@ -281,8 +392,8 @@ def _draw_heatmaps(figure: Any, plot: Heatmaps) -> None:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set(title=panel.title, xlabel=plot.x_label, ylabel=plot.y_label)
-        columns = len(panel.x_names) * len(plot.panels)
-        if columns <= 16:
+        columns = len(panel.x_names) * len(plot.panels) / plot.wide
+        if columns <= 16 or panel.texts:
             _numbers(axes, panel, low, high, plot.diverging, 8 if columns <= 10 else 7)
     figure.colorbar(image, ax=list(across), label=plot.label, fraction=0.05, pad=0.02)
     figure.suptitle(plot.title, x=0.01, ha="left", fontsize=11)
@@ -301,6 +412,7 @@ def _numbers(
             text = f"{value:.2f}" if max(abs(low), abs(high)) < 10 else f"{value:.0f}"
             text = text.replace("-0.00", "0.00")
             short = text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+            short = panel.texts[y][x] if panel.texts else short
             axes.text(
                 x, y, short, ha="center", va="center", fontsize=size,
                 color="white" if dark else "black",

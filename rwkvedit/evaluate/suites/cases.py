@@ -135,9 +135,10 @@ def words_of(facts: Sequence[Fact]) -> set[str]:
 
 
 def edit_one(maker: Maker, world: World, target: int, **more) -> EditCase:
-    """A case of one edit to a value nobody has."""
+    """A case of one edit to a value nobody has, nor was said to have before a correction."""
     old = world.facts[target]
-    step = Step(target, old, another(maker, old, words_of(world.facts)))
+    said = [fact for turn in world.turns for fact in turn.facts]
+    step = Step(target, old, another(maker, old, words_of([*world.facts, *said])))
     return EditCase(world, (step,), questions(maker, world), **more)
 
 
