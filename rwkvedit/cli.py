@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import difflib
 import importlib
-import importlib.util
 import io
 import json
 import os
@@ -21,9 +20,16 @@ from typing import Any, NoReturn
 from rwkvedit import __version__
 from rwkvedit.errors import RwkvEditError, UsageError
 
+LOOKING = (
+    *("gen", "lens", "race", "dla", "neighbors", "patch-act", "ablate", "steer"),
+    *("capture", "vector", "attention", "kv-clone"),
+)
+"""Verbs that are the chat's commands of the same name, asked of a model opened for the occasion."""
 VERBS = (
     *("chat", "run", "replay", "calib", "models", "logits", "train", "bench", "study"),
-    "commands",
+    *LOOKING,
+    *("crown", "trace", "edit", "rome", "memit", "apply-patch"),
+    *("demo", "commands"),
 )
 VALUED = (
     *("--model", "--device", "--dtype", "--backend", "--vocab", "--threads"),
@@ -79,11 +85,14 @@ def build_parser(verb: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"rwkvedit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name in VERBS if verb is None else (verb,):
-        module = _module(name)
-        if module is not None:
-            made = module.add_parser(verbs)
-            if made is not None:
-                made.set_defaults(main=module.main)
+        if name in LOOKING:
+            look = importlib.import_module("rwkvedit.commands.look")
+            look.add_verb(verbs, name).set_defaults(main=look.main)
+            continue
+        module = importlib.import_module(f"rwkvedit.commands.{name.replace('-', '_')}")
+        made = module.add_parser(verbs)
+        if made is not None:
+            made.set_defaults(main=module.main)
     return parser
 
 
@@ -141,13 +150,6 @@ def with_verb(argv: list[str]) -> list[str]:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
         raise UsageError(f"no verb '{verb}': {hint}")
     return [verb, *argv[:at], *argv[at + 1 :]]
-
-
-def _module(name: str) -> Any:
-    """A verb's module; None while it does not exist."""
-    if importlib.util.find_spec(f"rwkvedit.commands.{name}") is None:
-        return None
-    return importlib.import_module(f"rwkvedit.commands.{name}")
 
 
 def _utf8() -> None:

@@ -136,12 +136,7 @@ class Journal:
 
     def record(self, verb: str, label: str, place: Place) -> str | None:
         """Add a step after the cursor (what could be redone is let go); returns a notice."""
-        book, branch = self.book, self.branch
-        entry = Entry(book.next_number, verb, label, place)
-        entries = (*branch.entries[: branch.cursor + 1], entry)
-        branches = {**book.branches, book.current: Branch(entries, len(entries) - 1)}
-        branches, dropped = self._fit(branches)
-        self.book = Book(branches, book.current, book.next_number + 1)
+        self.book, dropped = self._after(self.book, verb, label, place)
         if not dropped:
             return None
         kept = self.branch.undoable
@@ -149,6 +144,15 @@ class Journal:
             f"the journal is over its {self.budget / 2**20:.0f} MB: {dropped} oldest "
             f"step{'s' * (dropped != 1)} can no longer be undone, {kept} still can"
         )
+
+    def _after(self, book: Book, verb: str, label: str, place: Place) -> tuple[Book, int]:
+        """``book`` with a step more on its current branch, and how many places that dropped."""
+        branch = book.branches[book.current]
+        entry = Entry(book.next_number, verb, label, place)
+        entries = (*branch.entries[: branch.cursor + 1], entry)
+        branches = {**book.branches, book.current: Branch(entries, len(entries) - 1)}
+        branches, dropped = self._fit(branches)
+        return Book(branches, book.current, book.next_number + 1), dropped
 
     def undo(self, steps: int = 1) -> list[Entry]:
         """Go back; returns the entries undone, latest first."""
@@ -199,6 +203,43 @@ class Journal:
             raise UsageError(f"no branch '{name}'; there are: {known}")
         self.book = replace(self.book, current=name)
 
+    def load(self, book: Book, name: str) -> str | None:
+        """Stand where another journal's ``book`` stands; the branch its own steps are on, if new.
+
+        Where nothing happened yet the book is simply taken over (None). Otherwise this is a step
+        like any other, on the current branch, and the book's branches join the others: the one it
+        stands on as ``name``, any more as ``name:theirs``. Steps already here, from an earlier
+        load of the same book or because it was kept from here, are not taken in twice.
+        """
+        mine = self.book
+        if len(mine.branches) == 1 and len(self.branch.entries) == 1:
+            self.book = book
+            return None
+        shift = mine.next_number
+        known = {_signature(branch) for branch in mine.branches.values()}
+        stem = "-".join(name.split()) or "loaded"
+        joined, branches = None, dict(mine.branches)
+        for key, branch in book.branches.items():
+            if _signature(branch) in known:
+                continue
+            called = _unused(stem if key == book.current else f"{stem}:{key}", branches)
+            entries = tuple(replace(e, number=e.number + shift) for e in branch.entries)
+            branches[called] = Branch(entries, branch.cursor)
+            joined = called if key == book.current else joined
+        place = book.branches[book.current].here.place
+        assert place is not None, "the current entry always keeps its place"
+        whole = Book(branches, mine.current, shift + book.next_number)
+        self.book, _ = self._after(whole, "load", name, place)
+        return joined
+
+    def origin(self, entry: Entry) -> tuple[Branch, int] | None:
+        """Where the place of a ``load`` step came from: a branch, and the index in it."""
+        for branch in self.book.branches.values():
+            for index, other in enumerate(branch.entries):
+                if other.verb != "load" and _same(other.place, entry.place):
+                    return branch, index
+        return None
+
     def _move(self, cursor: int) -> None:
         book = self.book
         moved = Branch(self.branch.entries, cursor)
@@ -243,6 +284,25 @@ class Journal:
             for name, b in branches.items()
         }
         return fitted, len(drop)
+
+
+def _same(a: Place | None, b: Place | None) -> bool:
+    """Are two places one? A session file keeps a State's identity, but not a Place's."""
+    return (
+        a is not None and b is not None and a.state is b.state
+        and (a.tokens, a.turns, a.settings) == (b.tokens, b.turns, b.settings)
+    )
+
+
+def _signature(branch: Branch) -> tuple:
+    """What tells a branch from others, whatever its entries are numbered here."""
+    return branch.cursor, tuple((e.verb, e.label, e.when) for e in branch.entries)
+
+
+def _unused(name: str, taken: dict[str, Branch]) -> str:
+    """``name``, or ``name-2`` and so on where there is one already."""
+    names = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
+    return next(one for one in names if one not in taken)
 
 
 def _nbytes(branches: dict[str, Branch]) -> int:

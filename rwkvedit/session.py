@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.facts import Fact
+from rwkvedit.files import spare_foreign
 from rwkvedit.heard import (
     bare,
     fact_text,
@@ -32,34 +33,19 @@ from rwkvedit.heard import (
     same_text,
     without,
 )
-from rwkvedit.interrupt import deferred
 from rwkvedit.journal import DEFAULT_BUDGET, Branch, Journal, Place, Turn
-from rwkvedit.recurrent.generate import Sampler, generate
+from rwkvedit.recurrent.generate import Sampler
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.workspace import layer_range
 from rwkvedit.settings import DEFAULTS, SAMPLING, names, setting
 from rwkvedit.settings import ratio as ratio_of
+from rwkvedit.speaking import Reply, Speaker
 
-PREFILL_CHUNK = 512  # tokens between two chances to interrupt
+__all__ = ["Reply", "Session"]
+
 MAX_CONTROLS = 16  # heard facts that an edit checks, latest first
 WARM_PARAMETERS = 50_000_000  # larger models are not run before they are spoken to
 WARM_EDIT = ("Bob lives in Paris", "Bob lives in Rome")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model answered. ``stopped`` says why it ended ("stop", "length", ...)."""
-
-    text: str
-    tokens: tuple[int, ...]
-    stopped: str
-    interrupted: bool = False
-    notices: tuple[str, ...] = ()
-    prefill_ms: float = 0.0
-    generate_ms: float = 0.0
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Session:
@@ -78,6 +64,7 @@ class Session:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.template = loaded.template
+        self._speaker = Speaker(loaded)
         unknown = set(settings) - set(DEFAULTS)
         if unknown:
             raise UsageError(f"no setting {', '.join(sorted(unknown))}; there are {names()}")
@@ -88,7 +75,7 @@ class Session:
             settings=tuple({**DEFAULTS, **settings}.items()),
         )
         if system:
-            start = self._with_system(start, self._spoken(system))
+            start = self._speaker.with_system(start, self._speaker.spoken(system))
         self.journal = Journal(start, budget)
 
     # -- what it is now --------------------------------------------------------------------
@@ -154,10 +141,10 @@ class Session:
         Ctrl-C (or ``cancel`` returning true) ends the reply where it is, and the turn is closed.
         During prefill it raises KeyboardInterrupt and nothing was said.
         """
-        text = self._spoken(text)
+        text = self._speaker.spoken(text)
         place = self.place
         sampler = self.sampler
-        reply, after = self._turn(place, text, sampler, on_text, cancel)
+        reply, after = self._speaker.turn(place, text, sampler, on_text, cancel)
         after = replace(after, heard=merge_heard(place.heard, facts_in(text)))
         return self._commit("say", text, after, reply)
 
@@ -171,7 +158,7 @@ class Session:
         sampler = self.sampler
         text = place.turns[-1].user
         start = replace(start, settings=place.settings)
-        reply, after = self._turn(start, text, sampler, on_text, cancel)
+        reply, after = self._speaker.turn(start, text, sampler, on_text, cancel)
         after = replace(after, heard=place.heard)
         if sampler.temperature == 0 and reply.text == place.turns[-1].reply:
             note = "at temperature 0 a retry says the same; /set temperature 0.8 varies it"
@@ -188,11 +175,11 @@ class Session:
         end = self.template.encode_end(self.tokenizer)
         fed = place.tokens[len(start.tokens) : len(place.tokens) - len(end)]
         began = perf_counter()
-        logits, state = self._feed(list(fed), start.state)
+        logits, state = self._speaker.feed(list(fed), start.state)
         sampler = self.sampler
         said = place.turns[-1]
         open_place = replace(place, state=state, tokens=start.tokens + fed, turns=place.turns[:-1])
-        reply, after = self._reply(
+        reply, after = self._speaker.reply(
             open_place, logits, said.user, sampler, on_text, cancel, perf_counter() - began, "more"
         )
         if not reply.tokens:
@@ -209,7 +196,8 @@ class Session:
         cancel: Callable[[], bool] | None = None,
     ) -> Reply:
         """The reply to a question, on a copy: nothing of this conversation changes."""
-        reply, _ = self._turn(self.place, self._spoken(question), self.sampler, on_text, cancel)
+        text = self._speaker.spoken(question)
+        reply, _ = self._speaker.turn(self.place, text, self.sampler, on_text, cancel)
         return reply
 
     def prob(self, prompt: str, tokens: Sequence[str] = (), top: int = 10) -> dict[str, float]:
@@ -219,15 +207,15 @@ class Session:
         words so far. Each of ``tokens`` is a word or several; a space is put before it unless it
         brings one. Its probability is the product over its tokens.
         """
-        state, fed = self.state, self._prompt_tokens(prompt)
+        state, fed = self.state, self._speaker.prompt_tokens(prompt)
         with torch.no_grad():
-            logits, state = self._feed(fed, state)
+            logits, state = self._speaker.feed(fed, state)
             first = torch.log_softmax(logits.float(), -1)
             if not tokens:
                 best = first.topk(min(top, first.numel()))
                 shown = [self.tokenizer.decode([int(i)]) for i in best.indices]
                 return dict(zip(shown, best.values.exp().tolist(), strict=True))
-            spelled = {word: self._continuation(word) for word in tokens}
+            spelled = {word: self._speaker.continuation(word) for word in tokens}
             out = {}
             for word, ids in spelled.items():
                 total = float(first[ids[0]])
@@ -252,10 +240,14 @@ class Session:
         check: Sequence[str] = (),
         dry_run: bool = False,
         library: Any = None,
+        budget_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Any:
-        """Replace a fact in the live state; returns the EditReport. Options default to settings."""
-        from rwkvedit.recurrent.edit import apply_edit
+        """Replace a fact in the live state; returns the EditReport. Options default to settings.
+
+        ``budget_ms`` is what a method that trains may spend.
+        """
+        from rwkvedit.recurrent.edit import BUDGET_MS, apply_edit
 
         old, new = fact_text(old, "the old fact"), fact_text(new, "the new fact")
         if same_text(old, new):
@@ -275,6 +267,7 @@ class Session:
             history=list(self.tokens),
             dry_run=dry_run,
             library=library,
+            budget_ms=BUDGET_MS if budget_ms is None else budget_ms,
             cancel=cancel,
         )
         heard = replaced_heard(self.place.heard, old, new)
@@ -356,12 +349,12 @@ class Session:
         place = self.place
         fresh = Place(self.model.zero_state(), (), place.sampler, settings=place.settings)
         if place.system:
-            fresh = self._with_system(fresh, place.system)
+            fresh = self._speaker.with_system(fresh, place.system)
         self.journal.record("clear", "a fresh conversation", fresh)
 
     def set_system(self, text: str) -> None:
         """Tell the model how to behave, from here on."""
-        place = self._with_system(self.place, self._spoken(text))
+        place = self._speaker.with_system(self.place, self._speaker.spoken(text))
         self.journal.record("system", text, place)
 
     def set(self, name: str, value: Any) -> Any:
@@ -392,104 +385,40 @@ class Session:
 
         return save(self, Path(path))
 
-    def load(self, path: str | Path) -> None:
-        """Become the conversation in ``path``; refused, with nothing changed, if it is not ours."""
+    def load(self, path: str | Path) -> str | None:
+        """Become the conversation in ``path``; refused, with nothing changed, if it is not ours.
+
+        Can be undone. The file's own steps are then on a branch of their own; its name comes back,
+        or None where they are all here already, or where nothing happened yet in this session: it
+        then takes the file's whole journal over.
+        """
         from rwkvedit.sessionfile import load
 
-        self.journal = load(self, Path(path))
+        return self.journal.load(load(self, Path(path)), Path(path).stem)
+
+    def save_state(self, path: str | Path) -> Path:
+        """The State alone in one file, without words or journal; returns its path."""
+        from rwkvedit.recurrent.statefile import FORMAT, save_state
+
+        digests = {
+            "model_digest": self.model.digest, "tokenizer_digest": self.tokenizer.digest,
+        }
+        told = {"tokens": len(self.place.tokens)}
+        return save_state(spare_foreign(path, FORMAT), self.state, **digests, extra=told)
+
+    def load_state(self, path: str | Path) -> None:
+        """Remember what a State file remembers, with no words of it at hand. Can be undone."""
+        from rwkvedit.recurrent.statefile import load_state
+
+        state, _ = load_state(
+            path, self.model.config, model_digest=self.model.digest,
+            tokenizer_digest=self.tokenizer.digest,
+        )
+        place = self.place
+        bare = Place(state.to(self.model.device), (), place.sampler, settings=place.settings)
+        self.journal.record("state", f"from {path}", bare)
 
     # -- inside ----------------------------------------------------------------------------
-
-    def _turn(
-        self,
-        place: Place,
-        text: str,
-        sampler: Sampler,
-        on_text: Callable[[str], None] | None,
-        cancel: Callable[[], bool] | None,
-    ) -> tuple[Reply, Place]:
-        """A whole turn from ``place``; nothing is committed."""
-        began = perf_counter()
-        tokens = self.template.encode_user(self.tokenizer, text)
-        logits, state = self._feed(tokens, place.state, cancel)
-        opened = replace(place, state=state, tokens=place.tokens + tuple(tokens))
-        spent = perf_counter() - began
-        return self._reply(opened, logits, text, sampler, on_text, cancel, spent)
-
-    def _reply(
-        self,
-        opened: Place,
-        logits: torch.Tensor,
-        user: str,
-        sampler: Sampler,
-        on_text: Callable[[str], None] | None,
-        cancel: Callable[[], bool] | None,
-        prefill_s: float,
-        part: str = "whole",
-    ) -> tuple[Reply, Place]:
-        """Generate after ``opened`` and close the turn; nothing is committed.
-
-        A ``whole`` reply begins with one space that is not part of what was said.
-        """
-        limit = int(dict(opened.settings)["max_tokens"])
-        lead = _Unindent(on_text) if part == "whole" and on_text else on_text
-        sampler.forget_counts()
-        began = perf_counter()
-        with deferred() as pressed, torch.no_grad():
-            stop = _either(pressed, cancel)
-            made = generate(
-                self.model,
-                logits,
-                opened.state,
-                sampler,
-                limit,
-                self.template.stops,
-                self.tokenizer,
-                on_text=lead,
-                cancel=stop,
-            )
-            end = self.template.encode_end(self.tokenizer)
-            _, state = self._feed(end, made.state)
-            interrupted = stop()
-        text = made.text.removeprefix(" ") if part == "whole" else made.text
-        notices = ()
-        if made.stopped == "length":
-            notices = (f"stopped after {limit} tokens; /continue goes on",)
-        reply = Reply(
-            text,
-            tuple(made.tokens),
-            made.stopped,
-            interrupted,
-            notices,
-            1e3 * prefill_s,
-            1e3 * (perf_counter() - began),
-        )
-        after = replace(
-            opened,
-            state=state,
-            tokens=opened.tokens + tuple(made.tokens) + tuple(end),
-            sampler=sampler.get_state(),
-            turns=(*opened.turns, Turn(user, text, made.stopped)),
-        )
-        return reply, after
-
-    def _feed(
-        self, tokens: list[int], state: State, cancel: Callable[[], bool] | None = None
-    ) -> tuple[torch.Tensor, State]:
-        """``tokens`` through the model in chunks; refuses a state that is no longer finite."""
-        logits = None
-        with torch.no_grad():
-            for at in range(0, len(tokens), PREFILL_CHUNK):
-                if cancel is not None and cancel():
-                    raise KeyboardInterrupt
-                logits, state = self.model.forward(tokens[at : at + PREFILL_CHUNK], state)
-        assert logits is not None, "nothing to feed"
-        if not bool(torch.isfinite(logits).all()):
-            raise RwkvEditError(
-                "the model's state is no longer finite (NaN or infinity); "
-                "/undo goes back to before that"
-            )
-        return logits, state
 
     def _commit(self, verb: str, label: str, place: Place, reply: Reply) -> Reply:
         notice = self.journal.record(verb, label, place)
@@ -551,6 +480,10 @@ class Session:
         index = last = branch.cursor
         while last > 0 and branch.entries[last].verb == "set":
             last -= 1
+        loaded = self.journal.origin(branch.entries[last])
+        if branch.entries[last].verb == "load" and loaded is not None:
+            branch, index = loaded
+            last = index
         while index > 0 and branch.entries[index].verb in ("retry", "continue", "set"):
             index -= 1
         if branch.entries[index].verb != "say":
@@ -566,50 +499,3 @@ class Session:
                 f"cannot {verb}: the step before was dropped from the journal; say it again"
             )
         return self.place, start
-
-    def _with_system(self, place: Place, text: str) -> Place:
-        tokens = self.template.encode_system(self.tokenizer, text)
-        _, state = self._feed(tokens, place.state)
-        return replace(place, state=state, tokens=place.tokens + tuple(tokens), system=text)
-
-    def _prompt_tokens(self, prompt: str) -> list[int]:
-        if not prompt.strip():
-            raise UsageError('the prompt is empty; try /prob "Where does Bob live? Bob lives in"')
-        asked, mark, said = prompt.rpartition("?")
-        tokenizer = self.tokenizer
-        if mark:
-            fed = self.template.encode_user(tokenizer, asked + mark)
-        else:
-            fed = tokenizer.encode(f"{self.template.assistant_name}:")
-        words = said.strip()
-        return fed + (tokenizer.encode(f" {words}") if words else [])
-
-    def _continuation(self, word: str) -> list[int]:
-        if not word.strip():
-            raise UsageError("an empty word has no probability")
-        return self.tokenizer.encode(word if word[0].isspace() else f" {word}")
-
-    def _spoken(self, text: str) -> str:
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        if not self.template.clean(text):
-            raise UsageError("there is nothing to say; type some text")
-        return text
-
-
-class _Unindent:
-    """Passes text on without the one space that follows ``Assistant:``."""
-
-    def __init__(self, on_text: Callable[[str], None]) -> None:
-        self.on_text = on_text
-        self.begun = False
-
-    def __call__(self, text: str) -> None:
-        if text and not self.begun:
-            self.begun = True
-            text = text.removeprefix(" ")
-        if text:
-            self.on_text(text)
-
-
-def _either(a: Callable[[], bool], b: Callable[[], bool] | None) -> Callable[[], bool]:
-    return a if b is None else lambda: a() or b()

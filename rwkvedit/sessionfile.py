@@ -17,7 +17,7 @@ import rwkvedit
 from rwkvedit.errors import FileFormatError, RwkvEditError
 from rwkvedit.facts import KINDS, Fact
 from rwkvedit.files import check_digest, load_tensors, save_tensors, spare_foreign
-from rwkvedit.journal import Book, Branch, Entry, Journal, Place, Turn
+from rwkvedit.journal import Book, Branch, Entry, Place, Turn
 from rwkvedit.recurrent.generate import Sampler
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.statefile import state_from_tensors, state_tensors
@@ -62,22 +62,19 @@ def save(session: Any, path: Path) -> Path:
     return save_tensors(path, tensors, meta)
 
 
-def load(session: Any, path: Path) -> Journal:
-    """The journal in ``path``, made for this session's model; refused otherwise, in one line."""
+def load(session: Any, path: Path) -> Book:
+    """The journal's book in ``path``, made for this model; refused otherwise, in one line."""
     tensors, meta = load_tensors(path, FORMAT, VERSION)
     check_digest(path, "model", session.model.digest, meta.get("model_digest"))
     check_digest(path, "tokenizer", session.tokenizer.digest, meta.get("tokenizer_digest"))
     try:
-        book = _unpack(path, meta["book"], tensors, session)
+        return _unpack(path, meta["book"], tensors, session)
     except FileFormatError:
         raise
     except RwkvEditError as error:
         raise FileFormatError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise FileFormatError(f"{path}: the journal in it is damaged ({error!r})") from None
-    journal = Journal(session.place, session.journal.budget)
-    journal.book = book
-    return journal
 
 
 def _pack(

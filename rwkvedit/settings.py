@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from rwkvedit.errors import UsageError
 from rwkvedit.recurrent.edit import STARTS
 from rwkvedit.recurrent.methods import offered
+from rwkvedit.recurrent.strength import parse_ratio
 
 DEFAULTS: dict[str, Any] = {
     "max_tokens": 256,
@@ -37,17 +37,9 @@ def setting(name: str, value: Any) -> Any:
     return _sampling_value(name, value) if name in SAMPLING else _setting_value(name, value)
 
 
-def ratio(value: Any) -> float | str:
-    """An edit's strength: ``auto`` or a number above 0. Raises UsageError."""
-    if value == "auto":
-        return "auto"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'") from None
-    if not (math.isfinite(number) and number > 0):
-        raise UsageError(f"ratio is a number above 0, or auto, not '{value}'")
-    return number
+def ratio(value: Any, said: str = "ratio") -> float | str:
+    """An edit's strength: ``auto`` or a number above 0. Raises UsageError, naming it ``said``."""
+    return parse_ratio(value, said) or "auto"
 
 
 def _sampling_value(name: str, value: Any) -> Any:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import shlex
 import sys
 import time
 from typing import Any
 
-from rwkvedit.cli import set_threads
-from rwkvedit.errors import UnavailableError
+from rwkvedit.cli import model_options, set_threads
 
 BENCHES = {
     "recall": ("rwkvedit.evaluate.recall", "what the model remembers of what it was told"),
     "state": ("rwkvedit.evaluate.runner", "editing methods on the live state"),
     "speed": ("rwkvedit.evaluate.speed", "tokens per second beside the rwkv package"),
     "hooks": ("rwkvedit.evaluate.hooking", "what looking inside a model costs"),
+    "edit": ("rwkvedit.evaluate.editing", "weight edits on CounterFact's records"),
+    "capitals": ("rwkvedit.evaluate.capitals", "one capital moved in the weights, and five"),
+    "profile": ("rwkvedit.evaluate.profile.running", "thirteen quality benchmarks of an edit"),
+    "write": ("rwkvedit.evaluate.writing", "a write vector replaced, against a rank-one LoRA"),
 }
+
+COUNTED = {
+    "edit": "edits", "capitals": "methods", "profile": "benchmarks", "write": "settings",
+}  # fmt: skip
+"""What progress counts, where it is not worlds."""
+
+ONE_MODEL = ("recall", "state")
+"""Benchmarks of one loaded model, by whatever engine; the others choose engines themselves."""
 
 COMMON: dict[str, dict[str, Any]] = {
     "--model": {"default": "embedded", "metavar": "M", "help": "embedded, or a path"},
@@ -35,10 +45,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     kinds = p.add_subparsers(dest="bench", required=True, metavar="WHAT")
     for name, (where, about) in BENCHES.items():
         one = kinds.add_parser(name, help=about)
-        if importlib.util.find_spec(where) is not None:
-            importlib.import_module(where).add_arguments(one)
-        else:
-            one.set_defaults(missing=where)
+        importlib.import_module(where).add_arguments(one)
+        if name in ONE_MODEL:
+            model_options(one)
         known = {flag for action in one._actions for flag in action.option_strings}
         for flag, options in COMMON.items():
             if flag not in known:
@@ -49,28 +58,38 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Exit code 0, or 130 when Ctrl-C cut the measurement short: what was done is still shown."""
     from rwkvedit.repl.render import Renderer
+    from rwkvedit.report import bench
 
-    if getattr(args, "missing", None):
-        raise UnavailableError(f"bench {args.bench} is not part of this build ({args.missing})")
     set_threads(args.threads)
     began = time.perf_counter()
-    if sys.stderr.isatty():
-        args.on_progress = progress
+    renderer = Renderer(json_lines=args.json)
+    counted = COUNTED.get(args.bench, "worlds")
+    args.on_progress = lambda done, of, what=counted: renderer.progress(done, of, what)
     document = importlib.import_module(BENCHES[args.bench][0]).run(args)
-    if "rows" in document:
+    if "rows" in document or "passed" in document:
         about = meta(args, time.perf_counter() - began)
         document["meta"] = {**about, **document.get("meta", {})}
+    for notice in drawn(args, document):
+        renderer.notice(notice)
     if args.json:
-        Renderer().document(document)
+        renderer.document(document)
     else:
-        show(document)
+        renderer.show(*bench.render(document, renderer.width))
     return INTERRUPTED if document.get("interrupted") else 0
 
 
-def progress(done: int, of: int) -> None:
-    """One line on the terminal, written over by the next."""
-    sys.stderr.write(f"\r\x1b[K{done} of {of} worlds\r")
-    sys.stderr.flush()
+def drawn(args: argparse.Namespace, document: dict[str, Any]) -> list[str]:
+    """Pictures of a profile, where they were asked for; a notice for each file."""
+    if not getattr(args, "pictures", None) or not document["benchmarks"]:
+        return []
+    from rwkvedit.report.profile import page
+    from rwkvedit.report.radar import of_profile
+
+    made = document["meta"]
+    return args.pictures.write(
+        args.loaded, made["command"], lambda: of_profile(document),
+        lambda about: page(document, {**about, "seconds": made["seconds"]}), made["seed"],
+    )  # fmt: skip
 
 
 def meta(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -81,15 +100,3 @@ def meta(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     command = shlex.join(["rwkvedit", *sys.argv[1:]])
     return meta_of(load_once(args), getattr(args, "seed", None), command, seconds)
 
-
-def show(document: dict[str, Any]) -> None:
-    """A document for people, on stdout."""
-    from rich.console import Console
-
-    from rwkvedit.report import bench
-
-    console = Console()
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-    for part in bench.render(document, console.width):
-        console.print(part)

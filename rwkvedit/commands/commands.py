@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 
@@ -19,7 +18,7 @@ def main(args: argparse.Namespace) -> int:
     from rwkvedit.repl.render import Renderer
 
     if args.markdown:
-        sys.stdout.write(REGISTRY.markdown())
+        Renderer().write(REGISTRY.markdown())
     elif args.json:
         rows = [{"name": c.name, "usage": c.usage, "help": c.help} for c in REGISTRY.commands]
         Renderer().document(rows)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from itertools import pairwise
 
 from rwkvedit.errors import UsageError
@@ -28,6 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:  # type: ignore[
 
 
 def main(args: argparse.Namespace) -> int:
+    from rwkvedit.repl.render import Renderer
+
+    renderer = Renderer()
     tokens = None if args.tokens is None else parse_tokens(args.tokens)
     loaded = load_model(
         args.model, args.device, args.dtype, args.backend,
@@ -44,11 +45,11 @@ def main(args: argparse.Namespace) -> int:
         logits, state = loaded.model.forward(chunk, state)
     assert logits is not None
     if args.json:
-        sys.stdout.write(json.dumps({"logits": logits.tolist(), "tokens": tokens}) + "\n")
+        renderer.document({"logits": logits.tolist(), "tokens": tokens})
         return 0
     values, ids = logits.log_softmax(-1).exp().topk(min(10, len(logits)))
     for p, i in zip(values.tolist(), ids.tolist(), strict=True):
-        sys.stdout.write(f"{p:8.4f}  {i:6d}  {loaded.tokenizer.decode([i])!r}\n")
+        renderer.write(f"{p:8.4f}  {i:6d}  {loaded.tokenizer.decode([i])!r}\n")
     return 0
 
 

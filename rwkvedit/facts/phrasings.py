@@ -50,7 +50,10 @@ _ALL = (
         Which city is home for {E}?
         What is {E's} city?
         Where [has|have] {E} settled?
-        Where would I find {E}?""",
+        Where would I find {E}?
+        What town [does|do] {E} live in?
+        Which town is home to {E}?
+        Which place is home for {E}?""",
         """Right now {E} [lives|live] in {v}.
         {E} [has|have] a home in {v}.""",
         """Which city [does|do] {E} live in?

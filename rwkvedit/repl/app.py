@@ -69,9 +69,10 @@ class App:
         self.shell = shell
         self.renderer = renderer
         self.busy = False
+        shell.on_progress = renderer.progress
         no_color = "NO_COLOR" in os.environ
         self.prompt: PromptSession[str] = PromptSession(
-            message=PROMPT,
+            message=self._message,
             history=history or open_history(),
             completer=completer(shell, shell.registry),
             complete_while_typing=True,
@@ -114,14 +115,16 @@ class App:
                 return
             self.renderer.result(result, streamed=True)
             if result.exit_code == 130:
-                self.renderer.notice("stopped; /continue goes on, /undo takes the turn back")
+                more = "; /continue goes on, /undo takes the turn back"
+                self.renderer.notice(f"stopped{more if result.kind == 'reply' else ''}")
         except KeyboardInterrupt:
-            self.renderer.notice("interrupted; the conversation is as it was")
+            self.renderer.notice(self.shell.interrupted)
         except Exception:
             self.renderer.notice(traceback.format_exc())
             self.renderer.error("this is a bug in rwkvedit; the conversation is as it was")
         finally:
             self.busy = False
+            self.renderer.end_progress()
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self.busy:
@@ -131,16 +134,33 @@ class App:
         name = self.shell.session.loaded.name
         return f"rwkvedit {__version__}, {name}. /help lists commands, Ctrl-D leaves."
 
+    def _message(self) -> str:
+        return f"{self.shell.sessions.using or ''}{PROMPT}"
+
     def _toolbar(self) -> str:
+        if self.shell.sessions.using is not None:
+            return self._looking()
         session = self.shell.session
         parts = [session.loaded.name, f"{len(session.place.tokens)} tokens"]
         if session.journal.branch_name != "main":
             parts.append(session.journal.branch_name)
         temperature = session.sampler.temperature
         parts.append("greedy" if temperature == 0 else f"temperature {temperature:g}")
-        if self.shell.recorder is not None:
-            parts.append("recording")
-        return " · ".join(parts)
+        return self._with_recording(parts)
+
+    def _looking(self) -> str:
+        """The toolbar while an open model is in use."""
+        opened = self.shell.sessions.current
+        parts = [opened.name, f"{opened.session.n_layer} layers"]
+        if opened.steering:
+            parts.append("steered")
+        if opened.ablations:
+            parts.append("ablated")
+        return self._with_recording([*parts, "/use chat"])
+
+    def _with_recording(self, parts: list[str]) -> str:
+        recording = ["recording"] if self.shell.recorder is not None else []
+        return " · ".join([*parts, *recording])
 
 
 def _keys() -> KeyBindings:

@@ -102,6 +102,27 @@ def _sessions(ctx: Any, partial: str) -> list[str]:
     return [*ctx.saved_sessions(), *_files(ctx, partial)]
 
 
+def _models(ctx: Any, partial: str) -> list[str]:
+    from rwkvedit.repl.sessions import model_names
+
+    return [*model_names(), *_files(ctx, partial)]
+
+
+def _opened(ctx: Any, partial: str) -> list[str]:
+    from rwkvedit.repl.sessions import CHAT
+
+    return [CHAT, *ctx.sessions.opened]
+
+
+def _parts(ctx: Any, partial: str) -> list[str]:
+    return ["mlp:", "attention:", "residual:", "off"]
+
+
+def _vectors(ctx: Any, partial: str) -> list[str]:
+    kinds = ("embedding", "unembedding", "residual", "difference", "random")
+    return [f'"{kind}: ' for kind in kinds]
+
+
 def _files(ctx: Any, partial: str) -> list[str]:
     bare = partial.strip("\"'")
     folder, _, stem = bare.rpartition("/")
@@ -130,6 +151,10 @@ SOURCES: dict[str, Callable[[Any, str], list[str]]] = {
     "erasing": _erasing,
     "calibration": _calibrations,
     "session": _sessions,
+    "model": _models,
+    "opened": _opened,
+    "part": _parts,
+    "vector": _vectors,
     "file": _files,
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rwkvedit.repl.result import Block, Fields, Report, Result, Table, Text
+from rwkvedit.repl.result import Block, Fields, Grid, Report, Result, Table, Text, Written
 
 
 def number(value: Any) -> str:
@@ -46,6 +46,10 @@ def lines(result: Result) -> list[str]:
 def block_lines(block: Block) -> list[str]:
     if isinstance(block, Text):
         return block.text.split("\n")
+    if isinstance(block, Written):
+        return block.text.strip("\n").split("\n")
+    if isinstance(block, Grid):
+        return _table(block.whole)
     if isinstance(block, Fields):
         return [f"{name}: {number(value)}" for name, value in block.pairs]
     if isinstance(block, Table):
@@ -108,9 +112,10 @@ def layers(value: Any) -> str:
 
 
 def probability(d: dict[str, Any], name: str) -> str:
-    """``P(old)``, with the value itself when the report names it."""
-    value = d.get("values", {}).get(name.removeprefix("p_"))
-    return f"P({name.removeprefix('p_')}{' ' + value if value else ''})"
+    """``P(old)`` and ``P(new)``; an erasure is to say that it does not know."""
+    if name == "p_new" and d["verb"] != "edit":
+        return 'P("I don\'t know")'
+    return f"P({name.removeprefix('p_')})"
 
 
 def change(pair: dict[str, Any]) -> str:

@@ -26,7 +26,8 @@ class Arg:
     """A positional argument.
 
     ``rest`` takes the remaining line as free text; ``many`` takes all remaining words as a list;
-    ``completer`` names a source of completions ("fact", "file", "branch", ...).
+    ``completer`` names a source of completions ("fact", "file", "branch", ...). ``flag`` says that
+    it may also be given by its name, as the shell's verb takes it: ``--prompt WORDS``.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Arg:
     kind: type = str
     choices: tuple[str, ...] = ()
     completer: str | None = None
+    flag: bool = False
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def parse_arguments(command: Command, line: str, start: int) -> dict[str, Any]:
     """The values of ``command``'s arguments and options found in ``line[start:]``."""
     values = _defaults(command)
     args = list(command.args)
+    named: dict[str, Any] = {}
     taken: list[str] = []
     at = start
     options_open = bool(command.options)
@@ -179,7 +183,12 @@ def parse_arguments(command: Command, line: str, start: int) -> dict[str, Any]:
             options_open, at = False, word.end
             continue
         if options_open and not word.quoted and word.text.startswith("--"):
-            at = _take_option(command, line, word, values)
+            arg = _named(command, word.text)
+            if arg is not None:
+                at = _take_option(command, line, word, named, _as_option(arg))
+                args = [a for a in command.args if a.name not in named or a.many]
+            else:
+                at = _take_option(command, line, word, values)
             continue
         index = len(taken)
         if index < len(args) and args[index].rest:
@@ -192,8 +201,20 @@ def parse_arguments(command: Command, line: str, start: int) -> dict[str, Any]:
             continue
         taken.append(word.text)
         at = word.end
-    _bind(command, args, taken, values)
+    _bind(command, args, taken, values, named)
     return values
+
+
+def _named(command: Command, word: str) -> Arg | None:
+    """The argument that ``--name`` means, where no option is called so."""
+    name = word.partition("=")[0]
+    if command.option(name) is not None:
+        return None
+    return next((a for a in command.args if a.flag and f"--{a.name}" == name), None)
+
+
+def _as_option(arg: Arg) -> Option:
+    return Option(f"--{arg.name}", arg.about, arg.kind, many=arg.many, choices=arg.choices)
 
 
 def _defaults(command: Command) -> dict[str, Any]:
@@ -203,9 +224,11 @@ def _defaults(command: Command) -> dict[str, Any]:
     return values
 
 
-def _take_option(command: Command, line: str, word: Word, values: dict[str, Any]) -> int:
+def _take_option(
+    command: Command, line: str, word: Word, values: dict[str, Any], option: Option | None = None
+) -> int:
     name, equals, inline = word.text.partition("=")
-    option = command.option(name)
+    option = option or command.option(name)
     if option is None:
         known = [o.name for o in command.options]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -226,9 +249,9 @@ def _take_option(command: Command, line: str, word: Word, values: dict[str, Any]
         following = next_word(line, word.start + len(name) + 1)
         assert following is not None, "text follows the equals sign"
         inline, at = following.text, following.end
-    value = _convert(name, inline, option.kind, option.choices)
+    value = convert(name, inline, option.kind, option.choices)
     if option.many:
-        values[option.key] = [*values[option.key], value]
+        values[option.key] = [*values.get(option.key, ()), value]
     else:
         values[option.key] = value
     return at
@@ -266,16 +289,23 @@ def _before_arrow(command: Command, line: str, word: Word) -> tuple[str, int]:
     raise UsageError(f"put each one in quotes: /{command.name} {shown}")
 
 
-def _bind(command: Command, args: list[Arg], taken: list[str], values: dict[str, Any]) -> None:
+def _bind(
+    command: Command,
+    args: list[Arg],
+    taken: list[str],
+    values: dict[str, Any],
+    named: dict[str, Any],
+) -> None:
+    values.update(named)
     for index, arg in enumerate(args):
         if arg.many:
-            words = taken[index:]
+            words = [*named.get(arg.name, ()), *taken[index:]]
             if arg.required and not words:
                 raise UsageError(f"/{command.name} needs {arg.name}: {command.usage}")
-            values[arg.name] = [_convert(arg.name, w, arg.kind, arg.choices) for w in words]
+            values[arg.name] = [convert(arg.name, w, arg.kind, arg.choices) for w in words]
             return
         if index < len(taken):
-            values[arg.name] = _convert(arg.name, taken[index], arg.kind, arg.choices)
+            values[arg.name] = convert(arg.name, taken[index], arg.kind, arg.choices)
         elif arg.required:
             raise UsageError(f"/{command.name} needs {arg.name}: {command.usage}")
         else:
@@ -287,7 +317,8 @@ def _bind(command: Command, args: list[Arg], taken: list[str], values: dict[str,
         )
 
 
-def _convert(name: str, text: str, kind: Callable[[str], Any], choices: Iterable[str]) -> Any:
+def convert(name: str, text: str, kind: Callable[[str], Any], choices: Iterable[str]) -> Any:
+    """``text`` as ``name`` takes it; UsageError says what it takes."""
     choices = tuple(choices)
     if choices and text not in choices:
         near = difflib.get_close_matches(text, choices, n=1, cutoff=0.6)

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rwkvedit.repl import plain
-from rwkvedit.repl.result import Block, Fields, Report, Result, Table, Text
+from rwkvedit.repl.result import Block, Fields, Grid, Report, Result, Table, Text, Written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +56,7 @@ class Renderer:
         self.json_lines = json_lines
         self._consoles: dict[int, Console] = {}
         self._mid_line = False
+        self._progress = 0  # letters of the progress line that is on the screen
 
     # -- text ------------------------------------------------------------------------------
 
@@ -63,6 +64,7 @@ class Renderer:
         """A piece of the model's own text, unchanged and at once."""
         if self.json_lines or not text:
             return
+        self.end_progress()
         self.out.write(text)
         self.out.flush()
         self._mid_line = not text.endswith("\n")
@@ -74,14 +76,33 @@ class Renderer:
             self.out.flush()
             self._mid_line = False
 
+    def progress(self, done: int, of: int, what: str) -> None:
+        """A line on stderr that the next takes the place of; nothing where there is no terminal."""
+        if self.json_lines or not getattr(self.err, "isatty", lambda: False)():
+            return
+        text = f"{what}: {done} of {of}" if of else f"{what} ..."
+        text = text[: max(self._console(self.err).width - 1, 1)]
+        self.err.write("\r" + text.ljust(self._progress) + "\r")
+        self.err.flush()
+        self._progress = len(text)
+
+    def end_progress(self) -> None:
+        """Take the progress line away."""
+        if self._progress:
+            self.err.write("\r" + " " * self._progress + "\r")
+            self.err.flush()
+            self._progress = 0
+
     def notice(self, text: str) -> None:
         """One line beside the conversation, on stderr."""
+        self.end_progress()
         self.end_line()
         with contextlib.suppress(BrokenPipeError):
             self._print(self.err, text, style="dim")
 
     def error(self, message: str) -> None:
         """One line about what went wrong, on stderr."""
+        self.end_progress()
         self.end_line()
         self._print(self.err, f"! {message}", style="red")
 
@@ -89,6 +110,7 @@ class Renderer:
 
     def result(self, result: Result, *, streamed: bool = False) -> None:
         """Print a result. ``streamed``: its text is on the screen already."""
+        self.end_progress()
         if self.json_lines:
             self.document(result.to_json())
             for notice in result.notices:
@@ -102,9 +124,25 @@ class Renderer:
             self.end_line()
         else:
             for block in result.blocks:
-                self.block(block)
+                if streamed and isinstance(block, Written):
+                    self.end_line()
+                else:
+                    self.block(block)
         for notice in result.notices:
             self.notice(notice)
+
+    def write(self, text: str) -> None:
+        """A verb's own text on stdout, as it is and at once."""
+        self.end_progress()
+        self.out.write(text)
+        self.out.flush()
+
+    def show(self, *parts: Any, style: str | None = None, wrap: bool = True) -> None:
+        """What rich can draw, on stdout."""
+        self.end_progress()
+        for part in parts:
+            self._console(self.out).print(part, style=style, soft_wrap=not wrap)
+        self.out.flush()
 
     def document(self, data: Any) -> None:
         """One JSON document on one line."""
@@ -116,6 +154,11 @@ class Renderer:
             self._report(block.data)
         elif isinstance(block, Table):
             self._table(block)
+        elif isinstance(block, Grid):
+            self._grid(block)
+        elif isinstance(block, Written):
+            self.stream(block.text)
+            self.end_line()
         elif isinstance(block, Fields):
             for name, value in block.pairs:
                 self._print(self.out, f"{name}: {plain.number(value)}")
@@ -169,6 +212,19 @@ class Renderer:
             shown.add_row(*[plain.number(cell) for cell in row])
         console.print(shown)
         self.out.flush()
+
+    def _grid(self, grid: Grid) -> None:
+        """As many columns beside each other as fit, the rest below."""
+        text = plain.block_lines
+        start, of = 0, len(grid.columns)
+        while start < of:
+            stop = start + 1
+            while stop < of and max(map(len, text(grid.piece(start, stop + 1)))) <= self.width:
+                stop += 1
+            if start:
+                self._print(self.out, "")
+            self._table(grid.piece(start, stop))
+            start = stop
 
     def _report(self, d: dict[str, Any]) -> None:
         from rich.console import Group

@@ -3,6 +3,8 @@
 Text     lines of prose
 Fields   name: value pairs
 Table    columns and rows
+Grid     a table whose columns go on below each other where they do not fit beside
+Written  what a model wrote, which may be on the screen already
 Report   an edit's report (the keys of ``EditReport.to_json``)
 """
 
@@ -34,11 +36,38 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """``names`` (one a row) stand again at the left of every piece."""
+
+    corner: str
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def piece(self, start: int, stop: int) -> Table:
+        """Some of the columns as a table."""
+        rows = zip(self.names, self.rows, strict=True)
+        return Table(
+            (self.corner, *self.columns[start:stop]),
+            tuple((name, *row[start:stop]) for name, row in rows),
+        )
+
+    @property
+    def whole(self) -> Table:
+        return self.piece(0, len(self.columns))
+
+
+@dataclass(frozen=True)
+class Written:
+    text: str
+
+
+@dataclass(frozen=True)
 class Report:
     data: dict[str, Any]
 
 
-Block = Text | Fields | Table | Report
+Block = Text | Fields | Table | Grid | Written | Report
 
 
 @dataclass(frozen=True)

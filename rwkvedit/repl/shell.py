@@ -6,6 +6,7 @@ same in each.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,17 @@ from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.repl import plain
 from rwkvedit.repl.registry import Registry
 from rwkvedit.repl.result import Result, error
+from rwkvedit.repl.sessions import Sessions
 from rwkvedit.repl.transcript import Recorder
 from rwkvedit.session import Reply, Session
 
 SUFFIX = ".safetensors"
+WRITING = "gen"
+"""The command that text without a slash means while an open model is in use."""
+MEANT = {"/edit": "/weight-edit"}
+"""What is another command while an open model is in use."""
+
+Progress = Callable[[int, int, str], None]
 
 
 class Shell:
@@ -33,7 +41,13 @@ class Shell:
         self.registry = registry
         self.recorder: Recorder | None = None
         self.quit = False
+        self.sessions = Sessions()
+        """Models that are open beside the conversation."""
+        self.line = ""
+        """What is being run, as it was typed."""
         self.on_text: Callable[[str], None] | None = None
+        self.on_progress: Progress | None = None
+        """Told of long work, as (done, of, what); ``of`` 0 is work of unknown length."""
 
     def execute(self, line: str, on_text: Callable[[str], None] | None = None) -> Result | None:
         """Run one line; None for a blank one. A user's mistake becomes an error Result.
@@ -43,7 +57,7 @@ class Shell:
         if not line.strip():
             return None
         recorder = self.recorder
-        self.on_text = on_text
+        self.line, self.on_text = line.strip(), on_text
         try:
             result = self._run(line)
         except RwkvEditError as mistake:
@@ -67,12 +81,22 @@ class Shell:
 
     def _run(self, line: str) -> Result:
         text = line.strip()
-        if text.startswith("//"):
-            return self.reply(self.session.say(text[1:], self.on_text))
-        if text.startswith("/"):
+        if text.startswith("/") and not text.startswith("//"):
+            if self.sessions.using is not None:
+                name, space, rest = text.partition(" ")
+                text = MEANT.get(name, name) + space + rest
             command, values = self.registry.parse(text)
             return command.run(self, **values)
-        return self.reply(self.session.say(line, self.on_text))
+        said = text[1:] if text.startswith("//") else line
+        if self.sessions.using is not None:
+            return self.registry.find(WRITING).run(self, prompt=said)
+        return self.reply(self.session.say(said, self.on_text))
+
+    @property
+    def interrupted(self) -> str:
+        """What to say when Ctrl-C cut a line short."""
+        what = "conversation" if self.sessions.using is None else "session"
+        return f"interrupted; the {what} is as it was"
 
     # -- what commands use -----------------------------------------------------------------
 
@@ -144,10 +168,13 @@ class Shell:
             return []
 
     def session_path(self, name: str) -> Path:
-        """Where ``/save NAME`` writes: a path as it is, a bare word in the state folder."""
-        path = Path(name).expanduser()
-        if path.suffix or len(path.parts) > 1:
-            return path
+        """Where ``/save NAME`` writes: a path as it is, a bare word in the state folder.
+
+        A path has a separator in it or ends as our files do; ``v1.2`` is a word.
+        """
+        separated = any(mark in name for mark in (os.sep, os.altsep) if mark)
+        if separated or name.startswith("~") or name.endswith(SUFFIX):
+            return Path(name).expanduser()
         return sessions_dir() / f"{name}{SUFFIX}"
 
     def close(self) -> None:

@@ -2,6 +2,10 @@
 
 from rwkvedit.repl.commands.base import REGISTRY
 
-from . import memory, steps, talk, files, session, calib, study, help  # isort: skip
+from . import memory, steps, talk, files, session, calib, study  # isort: skip
+from . import sessions, locate, look, inside, weights, writing, profile, help  # isort: skip
 
-__all__ = ["REGISTRY", "calib", "files", "help", "memory", "session", "steps", "study", "talk"]
+__all__ = [
+    "REGISTRY", "calib", "files", "help", "inside", "locate", "look", "memory", "profile",
+    "session", "sessions", "steps", "study", "talk", "weights", "writing",
+]  # fmt: skip

@@ -37,10 +37,14 @@ def load(ctx: Any, name: str) -> Result:
         saved = ", ".join(ctx.saved_sessions())
         hint = f"saved ones: {saved}" if saved else "nothing is saved yet; /save NAME does"
         raise RwkvEditError(f"no saved conversation '{name}'; {hint}")
-    ctx.session.load(path)
+    branch = ctx.session.load(path)
     tokens, turns = len(ctx.session.place.tokens), len(ctx.session.turns)
     text = f"loaded {name}: {turns} turns, {tokens} tokens"
-    return say("load", text, path=str(path), tokens=tokens, turns=turns)
+    if ctx.session.journal.here.verb == "load":
+        text += "; /undo brings the last one back"
+    notices = [] if branch is None else [f"its own steps are on branch {branch}"]
+    return say("load", text, path=str(path), tokens=tokens, turns=turns, branch=branch,
+               notices=notices)
 
 
 @command(

@@ -42,9 +42,10 @@ def _about(command: Command) -> list[Block]:
     blocks: list[Block] = [Text(command.help), Text(f"usage: {command.usage}")]
     if command.aliases:
         blocks.append(Text("also: " + ", ".join(f"/{alias}" for alias in command.aliases)))
-    if command.options:
-        rows = tuple((option.shown, option.help) for option in command.options)
-        blocks.append(Table(("", ""), rows))
+    rows = [(arg.name.upper(), arg.about) for arg in command.args if arg.about]
+    rows += [(option.shown, option.help) for option in command.options]
+    if rows:
+        blocks.append(Table(("", ""), tuple(rows)))
     if command.example:
         blocks.append(Text(f"example: {command.example}"))
     return blocks

@@ -12,25 +12,21 @@ from rwkvedit.repl.result import Report, Result, Table, Text, result
 
 GROUP = "memory"
 
-RATIO = Option("--ratio", "strength: auto, or ||edit|| as a share of ||state||", metavar="R")
+
+def ratio(text: str) -> float | str:
+    """``--ratio``: a number above 0, or ``auto``."""
+    from rwkvedit import settings
+
+    return settings.ratio(text, "--ratio")
+
+
+RATIO = Option("--ratio", "strength: auto, or ||edit|| as a share of ||state||", kind=ratio,
+               metavar="R")
 LAYERS = Option("--layers", "which layers: upper, lower, all or a:b", metavar="a:b")
 DRY = Option("--dry-run", "measure and report, change nothing", flag=True)
 CHECK = Option(
     "--check", "a fact that must not move (may repeat)", many=True, metavar="FACT", completer="fact"
 )
-
-
-def ratio(text: str | None) -> float | str | None:
-    """``--ratio``: a number above 0, ``auto``, or None when it was not given."""
-    if text is None or text == "auto":
-        return text
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise UsageError(f"--ratio is a number above 0, or auto, not '{text}'")
-    return number
 
 
 def method_name(text: str) -> str:
@@ -47,6 +43,17 @@ def method_name(text: str) -> str:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"--method is one of {', '.join(offered())}, not '{text}'{hint}")
     return text
+
+
+def milliseconds(text: str) -> float:
+    """``--budget``: a number of milliseconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e7:
+        raise UsageError(f"--budget {text} must be a number of milliseconds like 500")
+    return value
 
 
 def erasing(text: str) -> str:
@@ -84,6 +91,8 @@ def edit_result(ctx: Any, report: Any, asked: dict[str, str]) -> Result:
             "where the calibration is told: auto, live, fresh or library",
             choices=("auto", "live", "fresh", "library"),
         ),
+        Option("--budget", "milliseconds that the method optimised may spend", kind=milliseconds,
+               metavar="MS"),
         DRY,
         CHECK,
     ],
@@ -95,11 +104,12 @@ def rwkv_edit(ctx: Any, old: str, new: str, **options: Any) -> Result:
         old,
         new,
         method=options["method"],
-        ratio=ratio(options["ratio"]),
+        ratio=options["ratio"],
         layers=options["layers"],
         start=options["from"],
         check=options["check"],
         dry_run=options["dry_run"],
+        budget_ms=options["budget"],
     )
     return edit_result(ctx, report, {"old": old, "new": new})
 
@@ -118,7 +128,7 @@ def rwkv_forget(ctx: Any, fact: str, entity: str, **options: Any) -> Result:
         fact,
         entity,
         method=options["method"] or "auto",
-        ratio=ratio(options["ratio"]),
+        ratio=options["ratio"],
         layers=options["layers"],
         check=options["check"],
         dry_run=options["dry_run"],
@@ -139,7 +149,7 @@ def rwkv_nuke(ctx: Any, fact: str, **options: Any) -> Result:
     report = ctx.session.nuke(
         fact,
         method=options["method"] or "auto",
-        ratio=ratio(options["ratio"]),
+        ratio=options["ratio"],
         layers=options["layers"],
         check=options["check"],
         dry_run=options["dry_run"],
@@ -200,15 +210,18 @@ def heard(ctx: Any) -> Result:
     "state",
     group=GROUP,
     args=[
-        Arg("what", required=False, choices=("show", "diff", "stats")),
-        Arg("steps", required=False, kind=int),
+        Arg("what", required=False, choices=("show", "diff", "stats", "save", "load")),
+        Arg("more", required=False, rest=True, completer="file"),
     ],
-    help="The memory itself: its shape, what the last step (or N steps) changed, or its numbers.",
+    help="The memory itself: its shape, what the last step (or N steps) changed, or its numbers; "
+    "save FILE and load FILE keep it alone, without the words.",
 )
-def state(ctx: Any, what: str | None, steps: int | None) -> Result:
+def state(ctx: Any, what: str | None, more: str | None) -> Result:
     from rwkvedit.repl.commands import stateview
 
-    return stateview.view(ctx.session, what or "show", steps)
+    if what in ("save", "load"):
+        return stateview.kept(ctx.session, what, more)
+    return stateview.view(ctx.session, what or "show", stateview.number_of_steps(more))
 
 
 def _shown(word: str) -> str:

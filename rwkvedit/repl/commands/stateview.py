@@ -1,10 +1,12 @@
-"""``/state``: norms and differences of a State, layer by layer."""
+"""``/state``: norms and differences of a State, layer by layer, and the State in a file."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.recurrent.state import State
-from rwkvedit.repl.result import Fields, Result, Table, result
+from rwkvedit.repl.result import Fields, Result, Table, result, say
 from rwkvedit.session import Session
 
 
@@ -15,6 +17,28 @@ def view(session: Session, what: str, steps: int | None) -> Result:
     if steps is not None:
         raise UsageError(f"/state {what} takes no number; /state diff {steps} does")
     return _show(session) if what == "show" else _stats(session.state)
+
+
+def number_of_steps(text: str | None) -> int | None:
+    """``/state diff N``'s number. Raises UsageError for other words."""
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"'{text}' is no number of steps; try /state diff 2") from None
+
+
+def kept(session: Session, what: str, file: str | None) -> Result:
+    """Write the State alone to a file, or take one from it."""
+    if file is None:
+        raise UsageError(f"which file? /state {what} FILE")
+    if what == "save":
+        path = session.save_state(Path(file).expanduser())
+        return say("state", f"the state is in {path}", what=what, path=str(path))
+    session.load_state(Path(file).expanduser())
+    text = f"the state of {file}; none of its words are here, /undo brings the last one back"
+    return say("state", text, what=what, path=file)
 
 
 def _show(session: Session) -> Result:

@@ -22,15 +22,29 @@ def short(text: str, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-@command("undo", group=GROUP, args=[STEPS], help="Take back the last step (or N), bit for bit.")
+@command(
+    "undo",
+    group=GROUP,
+    args=[STEPS],
+    help="Take back the last step (or N), bit for bit; of "
+    "the model in use, its last change of weights.",
+)
 def undo(ctx: Any, steps: int | None) -> Result:
-    undone = ctx.session.undo(1 if steps is None else steps)
+    count, opened = 1 if steps is None else steps, ctx.sessions.in_use
+    if opened is not None and opened.past:
+        said = "; ".join(short(text) for text in opened.undo(count))
+        return say("undo", f"undid in {opened.name}: {said}", steps=count, session=opened.name)
+    undone = ctx.session.undo(count)
     return say("undo", f"undid: {_listed(undone)}", steps=len(undone))
 
 
 @command("redo", group=GROUP, args=[STEPS], help="Do again what was undone.")
 def redo(ctx: Any, steps: int | None) -> Result:
-    redone = ctx.session.redo(1 if steps is None else steps)
+    count, opened = 1 if steps is None else steps, ctx.sessions.in_use
+    if opened is not None and opened.future:
+        said = "; ".join(short(text) for text in opened.redo(count))
+        return say("redo", f"redid in {opened.name}: {said}", steps=count, session=opened.name)
+    redone = ctx.session.redo(count)
     return say("redo", f"redid: {_listed(redone)}", steps=len(redone))
 
 
