@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -24,6 +25,9 @@ SUITES = (
 )
 STATE = "bench state --suite {} --worlds 200 --seed 1"
 METHODS = "auto,uniform,isolate,full-r1,hyb-u,hyb-uv,tell,oracle"
+FACTS = "bench edit smollm2 --data counterfact-dev.json --group known --seed 0"
+DATA = Path(os.environ.get("RWKVEDIT_DATA", "../shared/data"))
+"""Where records lie that are no part of the project."""
 RUNS = {
     "recall": "bench recall --worlds 300 --seed 1",
     "speed": "bench speed --repeats 3",
@@ -31,6 +35,12 @@ RUNS = {
     "editing-same": f"{STATE.format('same-entity')} --methods {METHODS}",
     "methods": "bench state --suite five-entity --worlds 40 --seed 1 --methods all",
     "studies": "study all --out DIR",
+    "capitals": "bench capitals smollm2",
+    "edit-rome": f"{FACTS} --method rome --n 200",
+    "edit-memit": f"{FACTS} --method memit --n 100",
+    "edit-alphaedit": f"{FACTS} --method alphaedit --n 100",
+    "edit-sequence": f"{FACTS} --method alphaedit --sequential 100",
+    "profile": "bench profile smollm2 --edit tests/stress.json",
     **{f"suite-{name}": f"{STATE.format(name)} --methods auto" for name in SUITES},
 }
 
@@ -40,7 +50,10 @@ def run(name: str) -> None:
 
     out = io.StringIO()
     with TemporaryDirectory() as folder, redirect_stdout(out):
-        words = [folder if word == "DIR" else word for word in RUNS[name].split()]
+        words = [
+            folder if word == "DIR" else str(DATA / word) if word.endswith("-dev.json") else word
+            for word in RUNS[name].split()
+        ]
         code = main([*words, "--json"])
     if code not in (0, 1):
         raise SystemExit(f"{RUNS[name]} ended with {code}")

@@ -120,10 +120,55 @@ def speed() -> str:
                      f"{share:.0%}" if share else "-"))
     about = (
         f"Best read bandwidth seen {machine['read_gb_per_s']:.1f} GB/s, fp32 matrix product "
-        f"{machine['matmul_gflop_per_s']:.0f} GFLOP/s; shares are of weight bytes read.\n\n"
+        f"{machine['matmul_gflop_per_s']:.0f} GFLOP/s; shares are weight bytes read\nover "
+        "what the same rounds' readings of memory reached.\n\n"
     )
     return _titled("speed", about + table(
         ("task", "size", "ours", "peer", "unit", "ratio", "share of read bandwidth"), rows))
+
+
+def capitals() -> str:
+    """One capital moved, and five."""
+    document = load("capitals")
+    assert document is not None
+    return _titled("capitals", table(
+        ("method", "layers", "flip", "other capitals kept", "reworded", "relative change",
+         "patch, bytes", "gate", "s"),
+        [(f"`{r['method']}`", ", ".join(map(str, r["layers"])), f"{r['flips']}/{r['of']}",
+          f"{r['kept']}/{r['others']}", f"{r['reworded']}/{r['reworded_of']}",
+          f"{r['relative_change']:.1%}", f"{r['bytes']:,}",
+          {True: "passed", False: "refused", None: "none"}[r["gate"]], f"{r['seconds']:.1f}")
+         for r in document["rows"]],
+    ))
+
+
+FACTS_RUNS = ("edit-rome", "edit-memit", "edit-alphaedit", "edit-sequence")
+
+
+def facts() -> str:
+    """CounterFact's known records: every method beside the unedited model and random changes."""
+    commands, rows = [], []
+    for name in FACTS_RUNS:
+        document = load(name)
+        if document is None:
+            continue
+        commands.append(f"`rwkvedit {RUNS[name]} --json`")
+        for r in document["rows"]:
+            if r["method"] == "unedited" and rows:
+                continue
+            k = r.get("k") or (1 if name == "edit-rome" else r["efficacy"]["n"])
+            how = f"{k} one after another" if r.get("k") else f"{k} at once" if k > 1 else "singly"
+            rows.append((
+                f"`{r['method']}`", "-" if r["method"] == "unedited" else how,
+                f"{r['efficacy']['n']}", rate(r["efficacy"]), rate(r["paraphrase"]),
+                rate(r["neighbourhood"]), f"{r['score']:.3f}", mean(r["neighbourhood_prepended"]),
+                mean(r.get("generation")), mean(r.get("entropy"), 2), mean(r.get("retention"), 2),
+                f"{r['perplexity_ratio']:.3f}" if "perplexity_ratio" in r else "-",
+                f"{r['seconds_per_edit']:.1f}",
+            ))
+    head = ("method", "edits", "n", "efficacy", "paraphrase", "neighbourhood", "score",
+            "neighb. prepended", "said", "entropy", "first 10", "perplexity", "s an edit")
+    return ",\n".join(commands) + f":\n\n{table(head, rows)}"
 
 
 def studies() -> str:
@@ -132,6 +177,25 @@ def studies() -> str:
     return _titled("studies", table(
         ("study", "found on the embedded model"),
         [(f"`{d['study']}`", d["finding"]) for d in document["studies"]],
+    ))
+
+
+def profile() -> str:
+    """The thirteen benchmarks of one edit."""
+    document = load("profile")
+    assert document is not None
+    edit = document["edits"][0]
+    moved = ", ".join(f"layer {layer} by {x:.1%}" for layer, x in edit["relative"].items())
+    about = (
+        f"`{edit['prompt']}` -> `{edit['target'].strip()}` by `{document['method']}` ({moved}): "
+        f"{document['passed']} of {document['of']} passed, in {document['meta']['seconds']:.0f} "
+        "s.\n\n"
+    )
+    return _titled("profile", about + table(
+        ("benchmark", "score", "threshold", "passed", "probes that count"),
+        [(f"`{b['name']}`", "-" if b["score"] is None else f"{b['score']:.2f}",
+          f"{b['threshold']:g}", "yes" if b["passed"] else "**no**",
+          f"{b['counted']} of {b['of']}") for b in document["benchmarks"]],
     ))
 
 
@@ -145,5 +209,8 @@ def blocks() -> dict[str, str]:
         "suites": ("suite-five-entity", suites),
         "speed": ("speed", speed),
         "studies": ("studies", studies),
+        "capitals": ("capitals", capitals),
+        "facts": ("edit-rome", facts),
+        "profile": ("profile", profile),
     }
     return {name: make() for name, (needs, make) in made.items() if load(needs) is not None}

@@ -10,6 +10,7 @@ from rwkvedit import cli
 from rwkvedit.errors import UsageError
 from rwkvedit.evaluate import applying, runner
 from rwkvedit.evaluate.applying import choose_methods, default_methods, known_methods
+from rwkvedit.evaluate.loading import load_once
 from rwkvedit.evaluate.measures import Judged, holds, judge, reads_right, repeats, score
 from rwkvedit.evaluate.runner import make_cases, measure
 from rwkvedit.evaluate.suites import SUITES
@@ -117,6 +118,26 @@ def test_a_lost_control_is_of_the_same_entity_or_of_another():
     assert numbers["flip"] == 1.0 and numbers["clean"] == 0.0
 
 
+def test_a_control_that_also_gives_what_was_edited_in_is_not_kept():
+    case = case_of("two-entity")
+    assert case.new is not None
+    (control,) = case.controls
+    replies = answers(case)
+    replies[case.target] = case.new.answer()
+    assert score(case, judged(case, replies), judged(case, replies))["clean"] == 1.0
+    replies[control] += f" And in {case.new.value}."
+    numbers = score(case, judged(case, replies), judged(case, replies))
+    assert numbers["keep"] == [0.0] and numbers["clean"] == 0.0
+
+
+def test_a_denied_new_value_is_no_flip_and_a_denied_control_is_not_kept():
+    case = case_of("two-entity")
+    assert case.new is not None
+    replies = [f"It is not {case.new.value}.", f"It is not {case.world.facts[1].value}."]
+    numbers = score(case, judged(case, replies), judged(case, replies))
+    assert numbers["flip"] == 0.0 and numbers["keep"] == [0.0]
+
+
 def test_a_whole_reply_is_read_by_rule():
     fact = Fact("city", "Bob", "Oslo")
     assert reads_right("Bob lives in Oslo.", "", fact)
@@ -147,6 +168,29 @@ def test_probabilities_are_of_whole_values():
     logp = logits.log_softmax(-1)[len(row) - len(value) - 1 :]
     wanted = logp.gather(1, torch.tensor(value)[:, None]).sum().exp()
     assert seen.p_old[0] == pytest.approx(float(wanted), rel=1e-4)
+
+
+# -- the engine that is measured ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bench", ["recall", "state"])
+def test_a_benchmark_of_one_model_runs_the_engine_and_type_it_is_asked_for(bench, monkeypatch):
+    asked = []
+    loaded = load_model("embedded")
+    monkeypatch.setattr(
+        "rwkvedit.evaluate.loading.load_model",
+        lambda *args, **more: (asked.append((args, more)), loaded)[1])
+    args = cli.build_parser("bench").parse_args(
+        ["bench", bench, "--dtype", "bf16", "--backend", "rwkv", "--vocab", "v", "--threads", "1"])
+    assert load_once(args) is loaded and load_once(args) is loaded
+    assert asked == [(("embedded", "auto", "bf16", "rwkv"), {"vocab": "v"})]
+    assert args.threads == 1
+
+
+def test_calibrations_are_made_by_the_engine_and_type_asked_for():
+    args = cli.build_parser("calib").parse_args(
+        ["calib", "list", "--dtype", "bf16", "--backend", "rwkv", "--threads", "1"])
+    assert (args.dtype, args.backend, args.threads) == ("bf16", "rwkv", 1)
 
 
 # -- choosing methods -----------------------------------------------------------------------
@@ -360,3 +404,19 @@ def test_worlds_are_seeded_by_their_suite():
     one = make_cases(SUITES["two-entity"], heldout(), 1, 1)[0]
     other = make_cases(SUITES["second-mentioned"], heldout(), 1, 1)[0]
     assert one.world != other.world
+
+
+def test_methods_that_replay_are_handed_what_was_said_not_what_was_made_of_it(monkeypatch):
+    loaded = load_model("embedded")
+    case = case_of("sequential")
+    job = applying.Job(loaded, case, loaded.model.zero_state(), 0)
+    handed = []
+
+    def edit(job, method, at, step, state, calibration, history):
+        handed.append(list(history))
+        return applying._Done(state, 0, 0)
+
+    monkeypatch.setattr(applying, "_edit", edit)
+    applying.make(job, "uniform")
+    assert len(handed) == len(case.steps)
+    assert all(tokens == job.tokens(0) for tokens in handed)

@@ -1,5 +1,6 @@
 """The shell command: verbs, JSON lines, exit codes, and what it says when things go wrong."""
 
+import ast
 import io
 import json
 import subprocess
@@ -205,3 +206,19 @@ def test_a_transcript_begun_late_says_what_it_lacks(tmp_path, capsys):
 def test_a_system_text_is_fed_and_shown(capsys):
     assert main(["run", "-c", "/system Be kind.", "-c", "/system"]) == 0
     assert capsys.readouterr().out == "the system text is set\nBe kind.\n"
+
+
+PRINTERS = {"cli.py", "repl/render.py", "train/vocab.py"}  # the last is a script of its own
+
+
+def test_only_the_renderer_and_the_shell_command_print():
+    import rwkvedit
+
+    package = Path(rwkvedit.__file__).parent
+    guilty = []
+    for path in sorted(package.rglob("*.py")):
+        called = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        names = {ast.unparse(function) for function in called}
+        if names & {"print", "Console", "sys.stdout.write", "sys.stderr.write"}:
+            guilty.append(path.relative_to(package).as_posix())
+    assert set(guilty) <= PRINTERS

@@ -121,6 +121,21 @@ def test_a_replaying_edit_leaves_an_earlier_edit_standing(loaded, state, history
     assert [c.kept for c in second.report.controls] == [True]
 
 
+def test_a_second_replaying_edit_of_a_fact_starts_from_what_the_first_made_of_it(
+    loaded, state, history
+):
+    last = "Bob lives in Rome"
+    first = apply_edit(loaded, state, OLD, NEW, method="uniform", layers="all", history=history)
+    second = apply_edit(
+        loaded, first.state, NEW, last, method="uniform", layers="all", history=history)
+    replayed = loaded.model.forward(counterfactual_tokens(loaded, history, read_pair(OLD, last)))[1]
+    assert second.report.verdict == "took"
+    assert torch.allclose(second.state.wkv, replayed.wkv, rtol=1e-3, atol=1e-3)
+    back = apply_edit(loaded, second.state, last, OLD, method="uniform", layers="all",
+                      history=history)
+    assert torch.allclose(back.state.wkv, state.wkv, rtol=1e-3, atol=1e-3)
+
+
 def test_a_replay_keeps_every_other_turn_and_follows_the_wording(loaded):
     turns = [("Alice is an actor.", "Got it."), ("Bob is an actor by trade.", "Got it."),
              ("What does Bob do for work?", "Bob works as an actor.")]
@@ -141,6 +156,13 @@ def test_replaying_methods_need_the_conversation(loaded, state, history):
     with pytest.raises(RwkvEditError, match="never says"):
         apply_edit(loaded, state, "Zed lives in Oslo", "Zed lives in Rome", method="uniform",
                    history=history)
+
+
+def test_an_edit_runs_on_the_package_backend_too(history):
+    other = load_model(backend="rwkv")
+    state = other.model.forward(history)[1]
+    report = apply_edit(other, state, OLD, NEW, controls=FACTS[1:]).report
+    assert report.outcome == "took" and report.controls
 
 
 @pytest.mark.parametrize("options", [

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkvedit.errors import UsageError
-from rwkvedit.recurrent.edit import parse_ratio
 from rwkvedit.recurrent.methods import AUTO, METHODS, find_method
 from rwkvedit.recurrent.pairs import part, read_pair
 from rwkvedit.recurrent.spectrum import rotate_onto, top_triples
+from rwkvedit.recurrent.strength import parse_ratio
 from rwkvedit.recurrent.workspace import layer_range
+from rwkvedit.settings import ratio
 
 
 def test_a_pair_parts_where_the_value_begins():
@@ -92,9 +93,12 @@ def test_layer_ranges():
 def test_ratio_is_auto_or_positive():
     assert parse_ratio("auto") is None
     assert parse_ratio("0.2") == 0.2
-    for bad in ("-1", "0", "much", "nan"):
-        with pytest.raises(UsageError, match="ratio"):
+    for bad in ("-1", "0", "much", "nan", "inf", None):
+        with pytest.raises(UsageError, match="--ratio is a number above 0, or auto, not"):
             parse_ratio(bad)
+        with pytest.raises(UsageError, match=r"^ratio is a number above 0"):
+            ratio(bad)
+    assert (ratio("auto"), ratio("0.2")) == ("auto", 0.2)
 
 
 def test_every_method_is_documented_and_an_unknown_one_is_named():

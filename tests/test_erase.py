@@ -1,11 +1,13 @@
 """Forgetting and nuking on the embedded model: the fact goes, the others stay."""
 
 import pytest
+import torch
 
 from rwkvedit.errors import UsageError
 from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
 from rwkvedit.models.catalog import load_model
 from rwkvedit.recurrent import erase
+from rwkvedit.recurrent.asking import Reading
 from rwkvedit.recurrent.erase import apply_forget, apply_nuke, read_fact
 
 FACTS = ("Bob lives in Austin.", "Alice lives in Paris.", "Carol lives in Dallas.")
@@ -96,6 +98,39 @@ def test_advice_to_undo_is_given_only_after_something_was_done(loaded, state, dr
     report = apply_forget(loaded, state, FACTS[0], "Bob", ratio=1e-4, dry_run=dry).report
     assert report.outcome == "did not take"
     assert ("/undo" in report.advice) == (not dry)
+
+
+def reading(p, said):
+    return Reading(p, said, 1.0, True)
+
+
+def tried(old, unknown, held=False, verdict="took"):
+    return erase._Tried("project", torch.zeros(1), 1.0, held, old, unknown, (), verdict)
+
+
+@pytest.mark.parametrize(("old", "says_so"), [
+    (reading(0.62, True), "still gives the old value (P 0.62)"),
+    (reading(0.45, False), "still gives the old value (P 0.45)"),
+    (reading(0.1, False), "not surely (P 0.51)"),
+])
+def test_an_erasure_that_took_but_did_not_hold_says_so_and_what_to_type(old, says_so):
+    best = tried([reading(0.05, False), old], [reading(0.9, True), reading(0.51, True)])
+    advice = erase._advice(best, "forget", "Bob lives in Austin", False, False)
+    assert says_so in advice and advice.endswith('/undo, then /rwkv-nuke "Bob lives in Austin"')
+    assert "/undo" not in erase._advice(best, "forget", "Bob lives in Austin", False, True)
+    assert erase._advice(best, "nuke", "Bob lives in Austin", False, False).endswith(
+        '/rwkv-nuke "Bob lives in Austin" --layers all')
+
+
+def test_an_erasure_that_held_has_nothing_to_advise():
+    best = tried([reading(0.05, False)], [reading(0.9, True)], held=True)
+    assert erase._advice(best, "forget", "Bob lives in Austin", False, False) == ""
+
+
+def test_an_erasure_by_a_weak_method_tells_of_the_forced_answer(loaded, state, monkeypatch):
+    monkeypatch.setattr(erase, "GONE", 0.0)  # nothing is ever gone enough
+    report = apply_forget(loaded, state, FACTS[0], "Bob").report
+    assert report.verdict == "took" and "still gives the old value" in report.advice
 
 
 def test_a_fact_of_one_word_is_refused():

@@ -5,7 +5,8 @@ import torch
 
 from rwkvedit.recurrent.asking import Rows, read_rows
 from rwkvedit.recurrent.controls import make_controls
-from rwkvedit.recurrent.methods import find_method
+from rwkvedit.recurrent.edit import apply_edit
+from rwkvedit.recurrent.methods import find_method, optimised
 from rwkvedit.recurrent.methods.nullspace import question_addresses
 from rwkvedit.recurrent.pairs import read_pair
 from rwkvedit.recurrent.workspace import Workspace, layer_range
@@ -67,6 +68,57 @@ def test_optimised_stops_at_its_budget(ws):
     before = ws.forwards
     delta = find_method("optimised").delta(ws)
     assert ws.forwards - before <= 2 and bool(torch.isfinite(delta).all())
+
+
+class Clock:
+    """Time that passes only in forwards and in what follows them."""
+
+    def __init__(self, monkeypatch, forward, back):
+        self.now = 0.0
+        monkeypatch.setattr(optimised.time, "perf_counter", lambda: self.now)
+        losses, step = optimised._losses, torch.optim.Adam.step
+
+        def slow_losses(*args):
+            self.now += forward
+            return losses(*args)
+
+        def slow_step(*args, **options):
+            self.now += back
+            return step(*args, **options)
+
+        monkeypatch.setattr(optimised, "_losses", slow_losses)
+        monkeypatch.setattr(torch.optim.Adam, "step", slow_step)
+        monkeypatch.setattr(optimised, "LEARNT", -1.0)  # it never has learnt enough
+
+
+@pytest.mark.parametrize(("forward", "back"), [(0.1, 0.2), (0.3, 0.1), (0.7, 1.4)])
+def test_optimised_is_over_its_budget_by_no_step_and_uses_most_of_it(
+    ws, monkeypatch, forward, back
+):
+    clock = Clock(monkeypatch, forward, back)
+    ws.budget_ms = 2000.0
+    find_method("optimised").delta(ws)
+    assert clock.now <= 2.0 and clock.now > 2.0 - 2 * (forward + back)
+
+
+def test_the_budget_is_an_option_of_an_edit(embedded, ws, monkeypatch):
+    clock = Clock(monkeypatch, 0.1, 0.2)
+    apply_edit(embedded, ws.state, TOLD[0], "Bob lives in Chicago", method="optimised",
+               budget_ms=900.0, dry_run=True)
+    assert 0.4 <= clock.now <= 0.9
+
+
+def test_the_chat_passes_a_budget_on_and_refuses_a_bad_one(shell, monkeypatch):
+    shell.execute("Bob lives in Austin.")
+    asked = []
+    real = shell.session.edit
+    monkeypatch.setattr(
+        shell.session, "edit", lambda *a, **o: (asked.append(o["budget_ms"]), real(*a, **o))[1])
+    line = '/rwkv-edit "Bob lives in Austin" "Bob lives in Rome" --dry-run'
+    assert shell.execute(f"{line} --budget 250").kind == "edit" and asked == [250.0]
+    for bad in ("soon", "0", "-3", "nan"):
+        refused = shell.execute(f"{line} --budget {bad}")
+        assert refused.kind == "error" and "milliseconds like 500" in refused.data["message"]
 
 
 def test_optimised_keeps_the_rank_it_was_given(ws):

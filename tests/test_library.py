@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from rwkvedit.commands import calib
 from rwkvedit.errors import FileFormatError, RwkvEditError, UsageError
 from rwkvedit.models.catalog import load_model
+from rwkvedit.recurrent import calibactions as calib
 from rwkvedit.recurrent.calibrate import fit_kind, fit_pair
 from rwkvedit.recurrent.edit import apply_edit
 from rwkvedit.recurrent.library import Library, load_calibration, save_calibration
@@ -198,3 +198,29 @@ def test_common_values_of_every_kind_fit_into_a_named_folder(loaded, tmp_path, m
     rows = calib.perform(loaded, "fit", [], kind="all", to=str(tmp_path))
     assert [row["name"] for row in rows] == ["city", "age"]
     assert all(str(tmp_path) in row["path"] for row in rows)
+
+
+def test_the_chat_fits_from_a_fresh_state_or_from_this_conversation(shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("RWKVEDIT_HOME", str(tmp_path))
+    shell.execute("Bob lives in Austin.")
+    fit = '/calib fit "Bob lives in Austin" "Bob lives in Chicago"'
+    fitted = {}
+    for start in ("fresh", "live"):
+        result = shell.execute(f"{fit} --from {start} --name {start}-one")
+        assert result.kind != "error" and result.data["name"] == f"{start}-one"
+        fitted[start] = Library.of(shell.session.loaded).get(f"{start}-one")[1]
+        assert fitted[start].start == start
+    pair = read_pair("Bob lives in Austin", "Bob lives in Chicago")
+    told = fit_pair(shell.session.loaded, pair, shell.session.state)
+    assert torch.allclose(fitted["live"].writes.float(), told.writes.half().float(), atol=0.1)
+    assert not torch.allclose(fitted["live"].writes, fitted["fresh"].writes, atol=0.1)
+
+
+@pytest.mark.parametrize(("line", "why"), [
+    ("/calib fit one", "say: /calib fit"), ("/calib show", "say: /calib show NAME"),
+    ("/calib list --from live", "--from is of /calib fit"),
+    ("/calib fit --kind city --values Rome", "say: /calib fit --kind city"),
+])
+def test_a_mistyped_calib_says_what_to_type(shell, line, why):
+    result = shell.execute(line)
+    assert result.kind == "error" and why in result.data["message"]

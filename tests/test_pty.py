@@ -17,7 +17,7 @@ def test_a_conversation_in_a_terminal(tmp_path):
         ["-W", "ignore", "-m", "rwkvedit", "--threads", "1", "--max-tokens", "20000"],
         env=env,
         encoding="utf-8",
-        timeout=40,
+        timeout=120,
         dimensions=(24, 40),
     )
     try:

@@ -44,7 +44,7 @@ def test_an_apostrophe_is_a_letter():
 def test_options_stand_anywhere():
     values = parsed(EDIT + ' --ratio 0.3 --check "a b" --check=c --dry-run')
     assert (values["old"], values["new"]) == ("Bob lives in Austin", "Bob lives in Chicago")
-    assert (values["ratio"], values["check"], values["dry_run"]) == ("0.3", ["a b", "c"], True)
+    assert (values["ratio"], values["check"], values["dry_run"]) == (0.3, ["a b", "c"], True)
     assert parsed('/edit --ratio=0.3 "a" b c')["new"] == "b c"
 
 
@@ -67,7 +67,10 @@ def test_two_dashes_end_the_options():
         ('/edit "a" "b" --rato 1', "/rwkv-edit has no option --rato: did you mean --ratio?"),
         ('/edit "a" "b" --ratio', "--ratio needs a value: --ratio R"),
         ("/undo many", "steps takes a whole number, not 'many'"),
-        ("/state shwo", "what is one of show, diff, stats, not 'shwo'; did you mean show?"),
+        (
+            "/state shwo",
+            "what is one of show, diff, stats, save, load, not 'shwo'; did you mean show?",
+        ),
         ("/save", "/save needs name: /save NAME"),
         ("/help nothing-like-it now", "/help does not know what to do with 'now'"),
     ],

@@ -1,6 +1,7 @@
 """The prompt loop with canned keys: the entire output is compared."""
 
 import io
+from pathlib import Path
 
 import pytest
 from prompt_toolkit.application import create_app_session
@@ -9,6 +10,8 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from rwkvedit import __version__, config
+from rwkvedit.repl import plain
+from rwkvedit.repl import shell as shells
 from rwkvedit.repl.app import App, SafeHistory, open_history
 from rwkvedit.repl.render import Renderer
 from rwkvedit.repl.result import Report, Result
@@ -136,6 +139,17 @@ def test_a_report_fits_its_columns(monkeypatch, width):
         assert word in shown
 
 
+@pytest.mark.parametrize(("verb", "label"), [
+    ("edit", "P(new)"), ("forget", 'P("I don\'t know")'), ("nuke", 'P("I don\'t know")')])
+def test_a_report_names_what_its_second_probability_is_of(verb, label):
+    report = Report({**REPORT, "verb": verb, "asked": {"fact": "Bob lives in Austin"}})
+    renderer = Renderer(io.StringIO(), io.StringIO())
+    renderer.block(report)
+    for shown in (renderer.out.getvalue(), "\n".join(plain.block_lines(report))):
+        assert label in shown and shown.count("P(") == 2
+    assert "P(old)" in shown
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -153,3 +167,12 @@ def test_a_terminal_gets_colour_unless_no_color_is_set(monkeypatch):
     bare = Renderer(Terminal(), io.StringIO())
     bare.result(result)
     assert "\x1b" not in bare.out.getvalue()
+
+
+@pytest.mark.parametrize(("name", "where"), [
+    ("mine", "HOME/mine.safetensors"), ("v1.2", "HOME/v1.2.safetensors"),
+    ("v1.2.safetensors", "v1.2.safetensors"), ("./mine", "mine"), ("there/v1", "there/v1"),
+])
+def test_a_name_with_a_dot_is_a_name_and_a_path_has_a_separator(shell, monkeypatch, name, where):
+    monkeypatch.setattr(shells, "sessions_dir", lambda: Path("HOME"))
+    assert shell.session_path(name) == Path(where)

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from rwkvedit_kernels import passes
 
 from rwkvedit.errors import FileFormatError, RwkvEditError, UsageError
 from rwkvedit.files import load_tensors, save_tensors
@@ -171,15 +172,15 @@ def test_ctrl_c_ends_a_reply_and_closes_the_turn(told):
 @pytest.mark.parametrize("what", ["say", "edit", "forget"])
 def test_an_interrupt_before_the_end_leaves_the_session_as_it_was(told, monkeypatch, what):
     before = fingerprint(told)
-    forward, calls = told.model.forward, []
+    run, passes_run = passes.run_job, []
 
     def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == (1 if what == "say" else 3):
+        passes_run.append(1)
+        if len(passes_run) == (1 if what == "say" else 3):
             raise KeyboardInterrupt
-        return forward(*args, **kwargs)
+        return run(*args, **kwargs)
 
-    monkeypatch.setattr(told.model, "forward", interrupted, raising=False)
+    monkeypatch.setattr(passes, "run_job", interrupted)
     with pytest.raises(KeyboardInterrupt):
         {
             "say": lambda: told.say("Where does Bob live?"),
@@ -204,6 +205,79 @@ def test_save_and_load_hold_everything(told, embedded, tmp_path):
     assert fingerprint(fresh) == fingerprint(told)
     fresh.undo(3)
     assert fresh.tokens == []
+
+
+def test_a_load_can_be_undone_and_done_again_bit_for_bit(told, embedded, tmp_path):
+    path = told.save(tmp_path / "kept one.safetensors")
+    kept = fingerprint(told)
+    other = Session(embedded, Sampler(temperature=0.7, seed=5), max_tokens=9)
+    other.say("Alice works as a baker.")
+    other.edit("Alice works as a baker", "Alice works as a nurse", method="hyb-u", ratio=0.3)
+    before = fingerprint(other)
+    assert other.load(path) == "kept-one"
+    assert fingerprint(other) == kept
+    other.undo()
+    assert fingerprint(other) == before
+    other.redo()
+    assert fingerprint(other) == kept
+    other.switch("kept-one")
+    assert fingerprint(other) == kept
+    other.undo()
+    assert other.tokens == []
+
+
+def test_loading_twice_does_not_keep_the_same_steps_twice(told, embedded, tmp_path):
+    path = told.save(tmp_path / "kept.safetensors")
+    told.say("Alice works as a baker.")
+    assert told.load(path) == "kept"
+    told.say("Carol lives in Rome.")
+    assert told.load(path) is None
+    assert set(told.branches) == {"main", "kept"}
+    again = Session(embedded)
+    assert again.load(told.save(tmp_path / "both.safetensors")) is None
+    assert set(again.branches) == {"main", "kept"} and fingerprint(again) == fingerprint(told)
+    again.undo(3)
+    assert again.heard == ["Bob lives in Austin.", "Alice works as a baker."]
+
+
+def test_a_loaded_reply_can_be_tried_again(told, tmp_path):
+    told.say("Where does Bob live?")
+    path = told.save(tmp_path / "kept.safetensors")
+    told.say("Alice works as a baker.")
+    told.load(path)
+    assert told.retry().text == "Bob lives in Austin."
+    assert len(told.turns) == 2
+
+
+def test_a_state_alone_goes_to_a_file_and_back_and_can_be_undone(told, shell, tmp_path):
+    path = tmp_path / "bob.state"
+    asked = told.ask("Where does Bob live?").text
+    assert shell.session is told
+    assert shell.execute(f"/state save {path}").kind == "result"
+    state = told.state
+    told.say("Alice works as a baker.")
+    before = fingerprint(told)
+    assert shell.execute(f"/state load {path}").kind == "result"
+    assert told.state.equal(state) and told.tokens == [] and told.heard == []
+    assert told.ask("Where does Bob live?").text == asked == "Bob lives in Austin."
+    told.undo()
+    assert fingerprint(told) == before
+
+
+@pytest.mark.parametrize(("line", "why"), [
+    ("/state load {}/none", "cannot read"), ("/state save", "/state save FILE"),
+    ("/state load {}/session", "expected a rwkvedit-state file"),
+    ("/state save {}/session", "exists and is no rwkvedit-state file"),
+    ("/state diff far", "no number of steps"),
+])
+def test_a_state_file_that_is_none_is_refused_and_nothing_changes(
+    told, shell, tmp_path, line, why
+):
+    told.save(tmp_path / "session")
+    kept, before = (tmp_path / "session").read_bytes(), fingerprint(told)
+    result = shell.execute(line.format(tmp_path))
+    assert result.kind == "error" and why in result.data["message"]
+    assert fingerprint(told) == before and (tmp_path / "session").read_bytes() == kept
 
 
 def rewrite(path, data, how):

@@ -165,6 +165,15 @@ def test_a_long_chat_is_long_and_corrects_what_it_told_before():
     assert groups == ["corrected before", "told once", "told once"] * 2
 
 
+def test_a_long_chat_is_never_edited_to_what_it_said_before_a_correction():
+    lexicon = heldout()
+    few = Lexicon({kind: words if kind in ("names", "fillers") else words[:8]
+                   for kind, words in lexicon.words.items()})
+    for case in make_cases(SUITES["long"], few, 60, 3):
+        said = {fact.value for turn in case.world.turns for fact in turn.facts}
+        assert case.new is not None and case.new.value not in said
+
+
 def test_ten_edits_leave_what_the_last_of_them_said():
     made = cases("sequential", 6)
     for case in made:

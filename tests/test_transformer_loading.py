@@ -186,6 +186,37 @@ def test_damaged_folders_are_refused(folder, tmp_path):
     refused(tmp_path, FileFormatError, "not a model's settings")
 
 
+def without(tensors):
+    del tensors["model.layers.2.mlp.down_proj.weight"]
+
+
+def with_nan(tensors):
+    tensors["model.norm.weight"][3] = float("nan")
+
+
+@pytest.mark.parametrize(("change", "settings", "line"), [
+    (without, {}, r"expected all of its weights, model.layers.2.mlp.down_proj.weight missing"),
+    (with_nan, {}, r"model.norm.weight holds NaN or infinity"),
+    (None, {"num_hidden_layers": 5}, r"layers.4.input_layernorm.weight and 8 more missing"),
+    (None, {"num_hidden_layers": 3}, r"more layers than its settings count \(model.layers.3."),
+    (None, {"intermediate_size": 64}, r"weight has shape \(32, 48\), expected \(32, 64\)"),
+])  # fmt: skip
+def test_weights_that_are_not_those_of_the_settings_are_refused(
+    folder, tmp_path, change, settings, line
+):
+    from safetensors.torch import load_file, save_file
+
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **settings}))
+    if change is not None:
+        tensors = load_file(tmp_path / "model.safetensors")
+        change(tensors)
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    refused(tmp_path, FileFormatError, line)
+
+
 def test_an_unknown_architecture_is_named_with_what_is_supported(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
@@ -208,6 +239,7 @@ def test_names_that_are_nowhere_say_what_to_type(tmp_path):
     refused("smollm2", UnavailableError, "rwkvedit models pull smollm2")
     refused("nosuch", UnavailableError, "no model 'nosuch'")
     refused(tmp_path / "none.gguf", UnavailableError, "nothing is there")
+    refused(tmp_path, UnavailableError, "holds no model: expected config.json and model.safetens")
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
     refused(tmp_path, UnavailableError, "has 2 GGUF files: name one")

@@ -10,9 +10,9 @@ from rwkvedit.errors import UsageError
 from rwkvedit.evaluate import recall
 from rwkvedit.evaluate.intervals import rate
 from rwkvedit.evaluate.recall import ROWS, measure
-from rwkvedit.evaluate.replies import is_unknown, says
-from rwkvedit.evaluate.worlds import Maker, Part, Turn, overlap
-from rwkvedit.facts import KINDS, parse_fact
+from rwkvedit.evaluate.replies import is_unknown, mentions, says
+from rwkvedit.evaluate.worlds import Maker, Part, Turn, World, overlap
+from rwkvedit.facts import KINDS, Fact, parse_fact
 from rwkvedit.facts.lexicon import Lexicon, heldout, load_lexicon
 from rwkvedit.models.catalog import load_model
 
@@ -117,6 +117,49 @@ def test_an_untold_fact_was_not_told():
 ])
 def test_a_reply_is_read_by_whole_words(reply, value, good):
     assert says(reply, value) is good
+
+
+@pytest.mark.parametrize(("reply", "good", "bad"), [
+    ("Bob does not live in Paris.", "", "Paris"),
+    ("Bob doesn't live in Paris.", "", "Paris"),
+    ("Bob doesn’t live in Paris.", "", "Paris"),
+    ("Bob no longer lives in Paris; he lives in Graz.", "Graz", "Paris"),
+    ("Bob has no cat.", "", "cat"),
+    ("No, Bob lives in Paris.", "Paris", ""),
+    ("It is not true that Bob lives in Paris.", "", "Paris"),
+    ("Paris is not where Bob lives.", "", "Paris"),
+    ("Bob lives not in Paris but in Graz.", "Graz", "Paris"),
+    ("Bob lives in Graz and not in Paris.", "Graz", "Paris"),
+    ("Bob never was a vet. Bob is a nurse.", "nurse", "vet"),
+])
+def test_what_a_reply_denies_it_does_not_say(reply, good, bad):
+    assert not good or says(reply, good)
+    assert not bad or (mentions(reply, bad) and not says(reply, bad))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_plain_answer_says_its_value(kind):
+    lexicon = heldout()
+    maker = Maker(lexicon, np.random.default_rng(3))
+    for value in maker.words(KINDS[kind].slot)[:400]:
+        fact = Fact(kind, "Bob", value, "hat" if KINDS[kind].has_thing else "")
+        assert says(fact.answer(), value) and says(fact.statement(), value)
+
+
+def test_a_corrected_fact_answered_with_both_values_is_wrong():
+    old, new = Fact("city", "Bob", "Oslo"), Fact("city", "Bob", "Graz")
+    other = Fact("city", "Ann", "Rome")
+    turns = tuple(Turn(f.statement(), facts=(f,)) for f in (old, other, new))
+    question = recall.Question("Where does Bob live?", new)
+
+    def right(reply):
+        return recall.right_answer(World(turns, (new, other)), question, reply)
+
+    assert right("Bob lives in Graz.")
+    assert not right("Bob lives in Oslo and Graz.")
+    assert not right("Bob lives in Graz. He does not live in Oslo.")
+    assert not right("Bob lives in Graz and Rome.")
+    assert not right("Bob does not live in Graz.")
 
 
 def test_unknown_is_read_at_the_start_only():
