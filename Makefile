@@ -19,7 +19,7 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-transcripts: setup
+transcripts: setup-test
 	$(BIN)/rwkvedit replay transcripts/*.txt
 
 setup: $(VENV)/.chat
