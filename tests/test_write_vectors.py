@@ -86,7 +86,7 @@ def test_a_component_that_was_planted_is_found_by_how_it_fires_and_by_what_it_wr
     rows = cut(toy, counted(5, 14))
     every = [(n, t) for n, row in enumerate(rows) for t in range(1, len(row))]
     word = next(t for t in {r[t] for n, t in every for r in [rows[n]]}
-                if 15 <= sum(rows[n][t_] == t for n, t_ in every) <= 30)  # fmt: skip
+                if 0.018 <= sum(rows[n][t_] == t for n, t_ in every) / len(every) <= 0.03)  # fmt: skip
     base, fires = toy.run, [(n, t) for n, t in every if rows[n][t] == word]
 
     def run(batch, *args, taps=None, **kwargs):
@@ -282,20 +282,20 @@ def test_a_decomposition_finds_the_components_that_are_known():
     u = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0][:4] * 4
 
     def run(linear, drawn):
-        on = (torch.rand(48, 4, generator=drawn) < 0.2).float()
-        return linear((on * (0.5 + torch.rand(48, 4, generator=drawn))) @ v.T)
+        on = (torch.rand(64, 4, generator=drawn) < 0.2).float()
+        return linear((on * (0.5 + torch.rand(64, 4, generator=drawn))) @ v.T)
 
-    found = decompose((v @ u).T, run, 4, seed=1, **FAST)
+    found = decompose((v @ u).T, run, 8, seed=1)
     true = torch.einsum("fk,kd->kfd", v, u).flatten(1)
     got = torch.einsum("fk,kd->kfd", found.v, found.u).flatten(1)
     cosine = (true / true.norm(dim=1, keepdim=True)) @ (got / got.norm(dim=1, keepdim=True)).T
-    assert float(cosine.max(1).values.min()) > 0.95
-    assert found.faithfulness < 0.02 and len(set(cosine.argmax(1).tolist())) == 4
+    best = cosine.max(1)
+    assert float(best.values.min()) > 0.95 and len(set(best.indices.tolist())) == 4
+    assert found.faithfulness < 0.001
+    # The other four of the eight have fallen silent.
+    assert set(torch.nonzero(found.active > 0.02)[:, 0].tolist()) == set(best.indices.tolist())
     with pytest.raises(UsageError, match="takes a component or more"):
         decompose(torch.ones(2, 2), run, 0)
-
-
-FAST = {"steps": 1200}
 
 
 def saved_spd(folder, session, *, layer=2, count=6, form="new", model=True, seed=0):
@@ -333,11 +333,11 @@ def test_a_decomposition_for_another_model_is_refused(toy, tmp_path):
         toy.model.down_proj(2).mul_(1.5)
     with pytest.raises(FileFormatError, match="target_model has other weights in layer 2"):
         load_components(toy, path)
+    with pytest.raises(FileFormatError, match="made for another model: it decomposes"):
+        load_components(open_session("toy-gpt2"), path)
     (tmp_path / "final_config.yaml").write_text("C: 9\n")
     with pytest.raises(FileFormatError, match="expected 9 components, found 6"):
         load_components(toy, path)
-    with pytest.raises(FileFormatError, match="made for another model: it decomposes"):
-        load_components(open_session("toy-gpt2"), path)
     torch.save({"a": torch.ones(2)}, path)
     with pytest.raises(FileFormatError, match="expected an SPD run"):
         load_components(toy, path)

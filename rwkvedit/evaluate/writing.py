@@ -273,7 +273,7 @@ class Sweep:
     def _adapters(self, used: Sequence[int], seed: int) -> list[lora.Lora]:
         return lora.train(
             self.world, self.target, [p for n in used for p in self.fires[n]],
-            [p for n in used for p in self.rests[n]], len(used), self.scale(), seed=seed,
+            [p for n in used for p in self.rests[n]], len(used), self.scale(), lora.LAMBDAS, seed,
         )  # fmt: skip
 
     def scale(self) -> tuple[float, float]:
@@ -345,7 +345,8 @@ class Sweep:
         if "trained" in self.methods and len(split.train) >= 8:
             new, what = self.train(split, 8, 0), "trained on 8 examples"
         else:
-            new, what = self.analytic(ALPHAS[4]), f"analytic, alpha {ALPHAS[4]:g}"
+            middle = ALPHAS[len(ALPHAS) // 2]
+            new, what = self.analytic(middle), f"analytic, alpha {middle:g}"
         left = new - self.part.write.to(new.device)
         return {"what": what, **tokens(self, split.held[:rows], left)}
 

@@ -30,8 +30,10 @@ Linear = Callable[[Tensor], Tensor]
 Runner = Callable[[Linear, torch.Generator], Tensor]
 """Logits (P, classes) of one batch, the same batch for generators in the same state."""
 
-STEPS, WARM, RATE = 2000, 200, 1e-2
-MINIMALITY, STOCHASTIC, FAITHFUL = 1e-2, 1.0, 10.0
+STEPS, WARM, RATE = 3000, 200, 0.2
+"""RATE: Adam's, times the rms of what V and U begin as. A small one leaves the components where
+the warm-up happened to put them, which any invertible mixture of the true ones satisfies."""
+MINIMALITY, STOCHASTIC, FAITHFUL = 3e-2, 1.0, 1.0
 EPS, P_FIRST, P_LAST = 1e-6, 2.0, 0.3
 HIDDEN = 8
 LEAK = 0.01
@@ -95,7 +97,11 @@ def decompose(
     progress: Callable[[int, int], None] | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Decomposition:
-    """``count`` components of ``weight`` (D_out, F). UsageError on fewer than one of either."""
+    """``count`` components of ``weight`` (D_out, F): twice what is expected, or more, since what
+    is not needed falls silent (``active`` near 0) and a crowded start leaves some mixed.
+
+    UsageError on fewer than one component, or no step after the warm-up.
+    """
     if count < 1 or steps <= WARM:
         raise UsageError(f"a decomposition takes a component or more and over {WARM} steps")
     weight = weight.detach().float()
@@ -106,7 +112,10 @@ def decompose(
         weight.norm() / (count * weight.shape[0]) ** 0.5)  # fmt: skip
     u.requires_grad_()
     gates = Gates(count, generator)
-    optimiser = torch.optim.Adam([v, u, *gates.parameters()], lr=rate)
+    first = [rate * _rms(v), rate * _rms(u), rate]
+    optimiser = torch.optim.Adam(
+        [{"params": p, "lr": r} for p, r in zip(([v], [u], gates.parameters()), first, strict=True)]
+    )
     size = weight.pow(2).sum()
     importance, kl = torch.zeros(1, count), torch.zeros(())
     for step in range(steps):
@@ -116,8 +125,8 @@ def decompose(
         loss = FAITHFUL * faithful
         if step >= WARM:
             share = (step - WARM) / max(1, steps - 1 - WARM)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * (1 - share) ** 0.5
+            for group, begun in zip(optimiser.param_groups, first, strict=True):
+                group["lr"] = begun * (1 - share) ** 0.5
             p = P_FIRST + (P_LAST - P_FIRST) * share
             batch = generator.get_state()
             with torch.no_grad():
@@ -152,3 +161,7 @@ def decompose(
     return Decomposition(
         v.detach(), u.detach(), error, float(kl.detach()), importance.detach().mean(0)
     )  # fmt: skip
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.detach().pow(2).mean().sqrt())
