@@ -85,8 +85,8 @@ def test_a_component_that_was_planted_is_found_by_how_it_fires_and_by_what_it_wr
     another word; the rest of the layer's neurons are what they were."""
     rows = cut(toy, counted(5, 14))
     every = [(n, t) for n, row in enumerate(rows) for t in range(1, len(row))]
-    word = next(t for t in {r[t] for n, t in every for r in [rows[n]]}
-                if 0.018 <= sum(rows[n][t_] == t for n, t_ in every) / len(every) <= 0.03)  # fmt: skip
+    share = {t: sum(rows[n][at] == t for n, at in every) / len(every) for t in rows[0]}
+    word = next(t for t, part in share.items() if 0.018 <= part <= 0.03)
     base, fires = toy.run, [(n, t) for n, t in every if rows[n][t] == word]
 
     def run(batch, *args, taps=None, **kwargs):
