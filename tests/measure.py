@@ -54,6 +54,7 @@ def run(name: str) -> None:
             folder if word == "DIR" else str(DATA / word) if word.endswith("-dev.json") else word
             for word in RUNS[name].split()
         ]
+        sys.argv = ["rwkvedit", *RUNS[name].split(), "--json"]  # what the document says of itself
         code = main([*words, "--json"])
     if code not in (0, 1):
         raise SystemExit(f"{RUNS[name]} ended with {code}")

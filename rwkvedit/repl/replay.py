@@ -69,6 +69,7 @@ def replay(path: Path, load: Callable[[dict[str, str]], Any], *, update: bool = 
     out = Replayed(path)
     loaded = load(script.header)
     shell = Shell(Session(loaded))
+    digests = transcript.Digests()
     recorded = script.header.get("model_digest", "")
     if recorded and not loaded.model.digest.startswith(recorded):
         out.notices.append(
@@ -88,7 +89,7 @@ def replay(path: Path, load: Callable[[dict[str, str]], Any], *, update: bool = 
                 exact = result is not None and result.kind == "reply"
                 if not step.output:
                     out.unfilled += bool(got)
-                elif not transcript.same(step.output, got, exact=exact):
+                elif not transcript.same(step.output, got, exact=exact, digests=digests):
                     out.mismatches.append(Mismatch(index + 1, step.input, step.output, got))
                 script.steps[index] = Step(step.input, got, step.comments)
                 if shell.quit:
