@@ -40,6 +40,8 @@ RUNS = {
     "edit-memit": f"{FACTS} --method memit --n 100",
     "edit-alphaedit": f"{FACTS} --method alphaedit --n 100",
     "edit-sequence": f"{FACTS} --method alphaedit --sequential 100",
+    "write-smollm2": "bench write smollm2",
+    "write-embedded": "bench write embedded",
     "profile": "bench profile smollm2 --edit tests/stress.json",
     **{f"suite-{name}": f"{STATE.format(name)} --methods auto" for name in SUITES},
 }

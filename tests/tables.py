@@ -8,6 +8,8 @@ from typing import Any
 
 from measure import FOLDER, METHODS, RUNS, STATE, SUITES
 
+from rwkvedit.report.writing import finding
+
 RECALL = {
     "1-3": ("one to three people", ">= .98"),
     "5": ("five people", ">= .95"),
@@ -142,6 +144,10 @@ def capitals() -> str:
     ))
 
 
+WRITES = ("write-smollm2", "write-embedded")
+LORA_AS_GOOD_AS = 0.95
+"""Of each number of examples, the LoRA shown is the least divergent that reaches this P(target),
+or else the most accurate."""
 FACTS_RUNS = ("edit-rome", "edit-memit", "edit-alphaedit", "edit-sequence")
 
 
@@ -199,6 +205,44 @@ def profile() -> str:
     ))
 
 
+def written() -> str:
+    """Write vectors beside the LoRAs that do as much: a table for each model."""
+    return "\n\n".join(_written(name) for name in WRITES if load(name) is not None)
+
+
+def _written(name: str) -> str:
+    document = load(name)
+    assert document is not None
+    points = document["points"]
+    rows = [p for p in points if p["params"].get("alpha", 99) <= 3 and p["params"]["alpha"] > 0]
+    rows += [p for p in points if p["method"] == "trained"]
+    loras: dict[Any, list[dict[str, Any]]] = {}
+    for p in points:
+        if p["method"] == "lora":
+            key = None if p["params"]["all"] else p["params"]["examples"]
+            loras.setdefault(key, []).append(p)
+    for some in loras.values():
+        able = [p for p in some if p["p_target"]["mean"] >= LORA_AS_GOOD_AS]
+        rows.append(min(able, key=lambda p: p["kl_surround"]["mean"]) if able
+                    else max(some, key=lambda p: p["p_target"]["mean"]))  # fmt: skip
+    about = (
+        f"{document['component']} -> {document['target_text']!r}. {finding(document)}\n\n"
+    )
+    return _titled(name, about + table(
+        ("method", "setting", "P(target)", "surrounding KL", "global KL", "KL over .01 nat"),
+        [(f"`{p['method']}`", _setting(p["params"]), rate(p["p_target"]),
+          rate(p["kl_surround"], 4), rate(p["kl_global"], 4), f"{p['blast_0.01']['mean']:.1%}")
+         for p in rows],
+    ))
+
+
+def _setting(params: dict[str, Any]) -> str:
+    if "alpha" in params:
+        return f"no examples, alpha {params['alpha']:g}"
+    some = f"{params['examples']} example{'s' * (params['examples'] != 1)}"
+    return f"{some}, lambda {params['lambda']:g}" if "lambda" in params else some
+
+
 def blocks() -> dict[str, str]:
     """The measured blocks that can be made from what has been run."""
     made = {
@@ -212,5 +256,6 @@ def blocks() -> dict[str, str]:
         "capitals": ("capitals", capitals),
         "facts": ("edit-rome", facts),
         "profile": ("profile", profile),
+        "write": (WRITES[0], written),
     }
     return {name: make() for name, (needs, make) in made.items() if load(needs) is not None}
