@@ -336,9 +336,28 @@ def test_the_chat_finds_shows_writes_undoes_and_saves(looking, sweep, tmp_path):
     assert bits(session) == before
 
 
+def test_a_layer_is_decomposed_into_a_file_whose_components_can_be_written(looking, tmp_path):
+    session = looking.sessions.current.session
+    before, path = bits(session), tmp_path / "parts.safetensors"
+    for layer in (3, 2):  # the last, and one that has a layer above it
+        line = f"/components decompose {layer} --count 6 --steps 240 --to {path}"
+        done = data(looking, line)
+        assert done["faithfulness"] < 0.9 and len(done["components"]) == 6
+        assert bits(session) == before
+    first = done["components"][0]["component"]
+    assert data(looking, f"/components show {first}")["layer"] == 2
+    assert data(looking, f"/write {first} #270 --alpha 1 --no-gate")["landed"]
+    data(looking, "/undo")
+    assert bits(session) == before
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("/components decompose", "takes a layer and a file"),
+        ("/components decompose 3 --to /dev/null/x.safetensors", "/dev/null"),
+        ("/components decompose 9 --to x.safetensors", "no layer 9"),
+        ("/components decompose 3 --to x.safetensors --count 0", "takes a component or more"),
         ("/components show", "/components show needs a component"),
         ("/components show 3.99", "no component 3.99"),
         ("/components find 3.7", "find takes no component: /components show 3.7"),

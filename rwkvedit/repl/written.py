@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 from rwkvedit.repl.result import Block, Fields, Table, Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rwkvedit.evaluate.writing_once import Written
     from rwkvedit.transformer.components import Component, Firing
+    from rwkvedit.transformer.decomposition import Decomposition
     from rwkvedit.transformer.find import Findings
     from rwkvedit.transformer.session import ModelSession
 
 View = tuple[dict[str, Any], list[Block]]
 TOP = 8
+SILENT = 0.01
+"""Mean importance up to which a component is never needed."""
 
 
 def found(result: Findings) -> View:
@@ -68,6 +73,26 @@ def component(session: ModelSession, part: Component, seen: Firing) -> View:
               tuple((e["text"], f"{e['activation']:.3g}") for e in examples)),
     ]  # fmt: skip
     return data, blocks
+
+
+def decomposed(layer: int, result: Decomposition, path: Path) -> View:
+    """A layer's components, the most important first, and how they add up."""
+    order = result.active.argsort(descending=True).tolist()
+    data = {
+        "layer": layer, "path": str(path), "faithfulness": result.faithfulness,
+        "remainder": result.remainder, "reconstruction": result.reconstruction,
+        "components": [{"component": f"{path}:{layer}.{c}", "active": float(result.active[c])}
+                       for c in order],
+    }  # fmt: skip
+    used = sum(one["active"] > SILENT for one in data["components"])
+    top = tuple((one["component"], f"{one['active']:.3f}") for one in data["components"][:TOP])
+    return data, [
+        Fields.of(components=f"{used} of {len(order)} are ever needed",
+                  remainder=f"{result.remainder:.1%} of the matrix",
+                  reconstruction=f"{result.reconstruction:.4f} nats"),
+        Table(("component", "mean importance"), top),
+        Text(f"written to {path}: /components show {data['components'][0]['component']}"),
+    ]  # fmt: skip
 
 
 def written(result: Written) -> View:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rwkvedit.errors import UsageError
+from rwkvedit.files import spare_foreign
 from rwkvedit.repl.commands.base import command
 from rwkvedit.repl.commands.look import found
 from rwkvedit.repl.commands.weights import GROUP
@@ -15,6 +16,7 @@ from rwkvedit.repl.result import Result, Text
 TEXT = Option("--text", "a text of your own to look in (what ships)", metavar="FILE",
               completer="file")  # fmt: skip
 SEED = Option("--seed", "of what is drawn", kind=int, default=0, metavar="S")
+COUNT, FORMAT = 32, "components"
 LAST = 4
 """Layers that are searched where nothing is said: the last ones, whose writes are read directly."""
 
@@ -23,19 +25,22 @@ LAST = 4
     "components",
     group=GROUP,
     args=[
-        Arg("action", choices=("find", "show")),
-        Arg("component", required=False, rest=True,
-            about="3.17 (a neuron), svd:3.0, random:3.1, or FILE:3.2 of a decomposition"),
+        Arg("action", choices=("find", "show", "decompose")),
+        Arg("component", required=False, rest=True, about="3.17 (a neuron), svd:3.0, random:3.1, "
+            "or FILE:3.2 of a decomposition; of decompose: a layer"),
     ],
     options=[
         Option("--layers", "which layers find searches (the last four)", metavar="a:b"),
         Option("--writes", "find by what they write: tokens, comma-separated", metavar="A,B"),
         Option("--top", "how many", kind=int, default=8, metavar="K"),
+        Option("--count", "components that decompose trains (32)", kind=int, metavar="C"),
+        Option("--steps", "of its training (3000)", kind=int, metavar="N"),
+        Option("--to", "where decompose writes them", metavar="FILE", completer="file"),
         TEXT,
         SEED,
     ],
     help="Components of the open model's MLPs: find those that fire sharply or write some tokens, "
-    "show one.",
+    "show one, or decompose a layer into a file of them.",
     example="/components find --layers 2:4",
 )  # fmt: skip
 def components(ctx: Any, action: str, component: str | None, **options: Any) -> Result:
@@ -47,13 +52,16 @@ def components(ctx: Any, action: str, component: str | None, **options: Any) -> 
 
     opened, tell = ctx.sessions.current, ctx.on_progress
 
-    def progress(done: int, of: int) -> None:
+    def progress(done: int, of: int, what: str = "reading, rows") -> None:
         if tell is not None:
-            tell(done, of, "reading, rows")
+            tell(done, of, what)
 
     if options["top"] < 1:
         raise UsageError(f"--top takes a number from 1 on, not {options['top']}")
     session = opened.session
+    if action == "decompose":
+        return _decompose(opened, component, options,
+                          lambda done, of: progress(done, of, "training, steps"))  # fmt: skip
     if action == "show":
         if not component:
             raise UsageError(f"/components show needs a component: {parts.EXPECTED}")
@@ -74,6 +82,31 @@ def components(ctx: Any, action: str, component: str | None, **options: Any) -> 
         result = find(session, rows, layers, tokens, options["top"], options["seed"], progress)
     data, blocks = written.found(result)
     return found("components", opened, blocks, {"action": action, "layers": layers, **data})
+
+
+def _decompose(opened: Any, layer: str | None, options: dict[str, Any], progress: Any) -> Result:
+    from rwkvedit.evaluate.writing_texts import texts
+    from rwkvedit.repl import written
+    from rwkvedit.transformer.decomposing import decompose_layer
+    from rwkvedit.transformer.decomposition import STEPS
+    from rwkvedit.transformer.stored import save_components
+    from rwkvedit.transformer.write_vectors import free
+
+    session = opened.session
+    if not layer or not layer.isdigit() or not options["to"]:
+        raise UsageError("/components decompose takes a layer and a file: "
+                         "/components decompose 3 --to parts.safetensors")  # fmt: skip
+    at = session.shape.layer(int(layer))
+    free(session, at)  # the file is bound to the base weights
+    spare_foreign(options["to"], FORMAT)
+    found_ = decompose_layer(
+        session, at, texts(session, options["text"]).find,
+        COUNT if options["count"] is None else options["count"], options["seed"],
+        STEPS if options["steps"] is None else options["steps"], progress,
+    )  # fmt: skip
+    path = save_components(options["to"], session, {at: (found_.v, found_.u)})
+    data, blocks = written.decomposed(at, found_, path)
+    return found("components", opened, blocks, {"action": "decompose", **data})
 
 
 @command(
