@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rwkvedit.commands import locating
+from rwkvedit.commands import model_verbs
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--save", metavar="DIR", help="write the model there: a folder for transformers "
                    "and, if it was read from one, a GGUF file")  # fmt: skip
     p.add_argument("--json", action="store_true", help="print one JSON document")
-    locating.model_group(p)
+    model_verbs.model_group(p)
     return p
 
 
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     from rwkvedit.transformer.saving import adopt_saved, save_model
 
     renderer = Renderer()
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     if args.reverse:
         adopt_saved(work.session)
         done = reverse_patches(work.session, args.patch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rwkvedit.commands import locating
+from rwkvedit.commands import model_verbs
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--expect", metavar="TOKENS",
                    help="the answer to watch (default: the model's own)")  # fmt: skip
     p.add_argument("--layers", metavar="a:b", help="only these, b excluded (default: all)")
-    locating.options(p)
+    model_verbs.options(p)
     return p
 
 
@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
     from rwkvedit.repl.render import Renderer
     from rwkvedit.report import locate
 
-    work = locating.Work(args, Renderer())
+    work = model_verbs.Work(args, Renderer())
     result = work.session.crown(args.prompt, args.expect, args.layers)
     return work.answer(
         located.crown(result),

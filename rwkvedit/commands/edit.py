@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rwkvedit.commands import locating
+from rwkvedit.commands import model_verbs
 
 REFUSED = 1
 
@@ -17,21 +17,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--src", required=True, metavar="P", help="the prompt to be answered otherwise")
     p.add_argument("--tgt", required=True, metavar="P", help="one that is answered so already")
     p.add_argument("--new-token", required=True, metavar="T", help="the new answer, one token")
-    p.add_argument("--layer", type=int, metavar="N", help="only this one (default: up to three)")
     p.add_argument("--subject", metavar="S", help="whom or what it is about (default: the words in "
                    "which --src differs from --tgt)")  # fmt: skip
     p.add_argument("--method", choices=("whitened", "plain"), default="whitened",
                    help="plain is d = W_down (k_tgt - k_src) at the crown")  # fmt: skip
-    p.add_argument("--output", metavar="FILE", help="write the change there (.lqpatch)")
-    p.add_argument("--label", metavar="TEXT", help="a name for it in the patch")
-    p.add_argument("--no-gate", action="store_true", help="keep it whatever else it does")
-    p.add_argument("--lenient", action="store_true", help="let behaviour move by 0.25 nats")
-    p.add_argument("--stats", metavar="FILE", help="text for the key statistics (default: shipped)")
-    p.add_argument("--validate-specificity", type=int, default=0, metavar="N",
-                   help="ask N held-out facts before and after")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="of the control facts")
-    p.add_argument("--json", action="store_true", help="print one JSON document")
-    locating.model_group(p)
+    model_verbs.gate_options(p)
+    model_verbs.edit_options(p)
     return p
 
 
@@ -43,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from rwkvedit.transformer.rank1 import edit
 
     renderer = Renderer()
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     try:
         with deferred() as pressed:
             result = edit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rwkvedit.commands import locating
+from rwkvedit.commands import model_verbs
 
 FELL_SHORT = 1
 
@@ -22,12 +22,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--crown", action="store_true",
                    help="write each edit at the layer its answer most depends on")  # fmt: skip
     p.add_argument("--output", metavar="DIR", help="write the patches and their manifest there")
-    p.add_argument("--stats", metavar="FILE", help="text for the key statistics (default: shipped)")
-    p.add_argument("--validate-specificity", type=int, default=0, metavar="N",
-                   help="ask N held-out facts before and after")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="of the held-out facts")
-    p.add_argument("--json", action="store_true", help="print one JSON document")
-    locating.model_group(p)
+    model_verbs.edit_options(p)
     return p
 
 
@@ -41,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
     requests = load_edits(args.edits)
     renderer = Renderer()
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     try:
         with deferred() as pressed:
             result = edit_many(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rwkvedit.commands import locating
+from rwkvedit.commands import model_verbs
 from rwkvedit.errors import UsageError
 
 REFUSED = 1
@@ -21,21 +21,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--prompt", metavar="P", help="what stands before the answer")
     p.add_argument("--subject", metavar="S", help="the words of the prompt that the fact is about")
     p.add_argument("--target", metavar="T", help="the new answer, of any number of tokens")
-    p.add_argument("--layer", type=int, metavar="N", help="only this one (default: up to three)")
-    p.add_argument("--output", metavar="FILE", help="write the change there (.lqpatch)")
-    p.add_argument("--label", default="", metavar="TEXT", help="a name for it in the patch")
-    p.add_argument("--no-gate", action="store_true", help="keep it whatever else it does")
-    p.add_argument("--lenient", action="store_true", help="let behaviour move by 0.25 nats")
-    p.add_argument("--stats", metavar="FILE", help="text for the key statistics (default: shipped)")
-    p.add_argument("--validate-specificity", type=int, default=0, metavar="N",
-                   help="ask N held-out facts before and after")  # fmt: skip
     p.add_argument("--calibrate", metavar="FILE",
                    help="find this model's settings on CounterFact's flat records, and keep them")
     p.add_argument("--n", type=int, default=12, metavar="N",
                    help="with --calibrate: records to try (default 12)")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="of what is asked")
-    p.add_argument("--json", action="store_true", help="print one JSON document")
-    locating.model_group(p)
+    model_verbs.gate_options(p)
+    model_verbs.edit_options(p)
     return p
 
 
@@ -52,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     if wanted:
         raise UsageError(f"rome needs --{', --'.join(wanted)} (or --calibrate FILE)")
     renderer = Renderer()
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     try:
         with deferred() as pressed:
             result = rome(
@@ -80,7 +71,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from rwkvedit.transformer.tuning import save
 
     renderer = Renderer()
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     try:
         with deferred() as pressed:
             found = calibrate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rwkvedit.commands import locating
+from rwkvedit.commands import model_verbs
 from rwkvedit.errors import UsageError
 
 INTERRUPTED = 130
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--window", type=int, default=10, metavar="W",
                    help="layers restored together for mlp and attn (default 10)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of the noise (default 0)")
-    locating.options(p)
+    model_verbs.options(p)
     return p
 
 
@@ -61,7 +61,7 @@ def _single(args: argparse.Namespace, settings: dict[str, Any], renderer: Any) -
             raise UsageError(f"trace needs --{name}, or --facts FILE for an average")
     if args.n is not None:
         raise UsageError("--n goes with --facts FILE")
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     result = work.session.trace(
         args.prompt, args.subject, args.expect, **settings,
         progress=lambda done, total: renderer.progress(done, total, "tracing, cells"),
@@ -88,7 +88,7 @@ def _average(args: argparse.Namespace, settings: dict[str, Any], renderer: Any) 
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} is for one fact: leave it out with --facts")
     facts = load_facts(args.facts)
-    work = locating.Work(args, renderer)
+    work = model_verbs.Work(args, renderer)
     with deferred() as pressed:
         result = average_trace(
             work.session, facts, FACTS if args.n is None else args.n, **settings, cancel=pressed,

@@ -1,4 +1,4 @@
-"""What ``crown`` and ``trace`` share: their options, the opened model, and how they answer."""
+"""What the verbs that open a model share: their options, the opened model, and how they answer."""
 
 from __future__ import annotations
 
@@ -28,6 +28,25 @@ def model_group(p: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", default=None, metavar="T", help="fp32, bf16 or fp16")
     group.add_argument("--vocab", default=None, metavar="FILE", help="a vocabulary (RWKV-7)")
     group.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads")
+
+
+def gate_options(p: argparse.ArgumentParser) -> None:
+    """The options of a verb that makes one edit behind the gate."""
+    p.add_argument("--layer", type=int, metavar="N", help="only this one (default: up to three)")
+    p.add_argument("--output", metavar="FILE", help="write the change there (.lqpatch)")
+    p.add_argument("--label", default="", metavar="TEXT", help="a name for it in the patch")
+    p.add_argument("--no-gate", action="store_true", help="keep it whatever else it does")
+    p.add_argument("--lenient", action="store_true", help="let behaviour move by 0.25 nats")
+
+
+def edit_options(p: argparse.ArgumentParser) -> None:
+    """The options of every verb that changes what the weights know."""
+    p.add_argument("--stats", metavar="FILE", help="text for the key statistics (default: shipped)")
+    p.add_argument("--validate-specificity", type=int, default=0, metavar="N",
+                   help="ask N held-out facts before and after")  # fmt: skip
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="of the held-out facts")
+    p.add_argument("--json", action="store_true", help="print one JSON document")
+    model_group(p)
 
 
 class Work:
