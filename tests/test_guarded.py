@@ -37,6 +37,19 @@ def test_nullspace_is_read_by_the_fact_and_less_by_the_others(ws):
     assert gain(bent, own) > 0.5 * gain(plain, own)
 
 
+def test_the_firm_one_is_read_less_still_by_the_others(ws):
+    own, others = question_addresses(ws)
+    bent, firm = (find_method(name).delta(ws) for name in ("nullspace", "nullspace-firm"))
+    assert gain(firm, others) < 0.8 * gain(bent, others)
+    assert gain(firm, own) > 0.3 * gain(bent, own)
+
+
+def test_a_control_ends_where_its_value_does(embedded):
+    """Else an edit could leave a value of several tokens to go on as another word."""
+    control = make_controls(embedded, ["Vera's favorite drink is kombucha."], None)[0]
+    assert embedded.tokenizer.decode(list(control.value)) == " kombucha."
+
+
 def test_nullspace_without_controls_keeps_what_the_fact_reads(ws):
     ws.controls = []
     own, none = question_addresses(ws)

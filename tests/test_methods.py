@@ -22,7 +22,7 @@ OLD, NEW = "Bob lives in Austin", "Bob lives in Chicago"
 L, LO, H, N = 3, 1, 4, 16  # layers of the toy state, the first edited one, heads, head size
 ROWS = ("told", "alone", "bare", "free", "token", "probe")
 HIDDEN = {"glob-proj", "head-proj", "head-sign", "proj-norm", "slerp", "random"}
-NEED_A_MODEL = {"nullspace", "optimised"}  # with tests of their own
+NEED_A_MODEL = {"nullspace", "nullspace-firm", "optimised"}  # with tests of their own
 OWN_STRENGTH = ("uniform", "full-r1", "donor-free-remove", *sorted(HIDDEN))
 
 

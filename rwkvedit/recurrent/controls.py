@@ -17,7 +17,7 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Control:
-    """``text`` as given, how it is asked, and the value's tokens."""
+    """``text`` as given, how it is asked, and the tokens of the value and of what closes it."""
 
     text: str
     ask: Ask
@@ -41,13 +41,16 @@ def make_controls(loaded: Any, texts: Sequence[str], about: Fact | None) -> list
         if fact is not None:
             questions = fact.questions()[:1]
             answer, value = fact.answer_prefix(), fact.answer_value()
+            closing = "." if fact.answer().endswith(".") else ""
         else:
             head, _, last = said.rstrip(".!?").rpartition(" ")
             if not head:
                 raise UsageError(f'--check "{text}" is not a fact; write it like "Bob has a car"')
-            questions, answer, value = [], f" {head}", f" {last}"
+            questions, answer, value, closing = [], f" {head}", f" {last}", ""
         ask = make_asks(loaded, questions, answer)[0]
-        controls.append(Control(said, ask, tuple(loaded.tokenizer.encode(value))))
+        encode = loaded.tokenizer.encode
+        # where a value ends must stand too: another's edit can leave "punch" to go on as "punchlum"
+        controls.append(Control(said, ask, (*encode(value), *encode(closing)[:1])))
     return controls
 
 

@@ -75,11 +75,11 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 #: What the chat's ``auto`` tries, in order, until one holds; the report names the one used.
-AUTO = ("hyb-u", "probe", "isolate", "nullspace", "optimised")
+AUTO = ("hyb-u", "probe", "isolate", "nullspace", "nullspace-firm", "optimised")
 #: The same for values of several tokens, whose deltas are of higher rank and read by more of the
 #: others' questions: bent off those first (measured on another seed, 38 and 25 worlds: ten edits in
 #: a row all hold in .895 instead of .789, seven people of two facts clean .96 instead of .92).
-AUTO_SEVERAL = ("nullspace", "probe", "hyb-u", "isolate", "optimised")
+AUTO_SEVERAL = ("nullspace", "nullspace-firm", "probe", "hyb-u", "isolate", "optimised")
 
 
 def method(
