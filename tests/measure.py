@@ -25,7 +25,8 @@ SUITES = (
 )
 STATE = "bench state --suite {} --worlds 200 --seed 1"
 METHODS = "auto,uniform,isolate,full-r1,hyb-u,hyb-uv,tell,oracle"
-FACTS = "bench edit smollm2 --data counterfact-dev.json --group known --seed 0"
+RECORDS = "bench edit smollm2 --data counterfact-dev.json --seed 0"
+FACTS = f"{RECORDS} --group known"
 DATA = Path(os.environ.get("RWKVEDIT_DATA", "../shared/data"))
 """Where records lie that are no part of the project."""
 RUNS = {
@@ -37,6 +38,7 @@ RUNS = {
     "studies": "study all --out DIR",
     "capitals": "bench capitals smollm2",
     "edit-rome": f"{FACTS} --method rome --n 200",
+    "edit-preferred": f"{RECORDS} --group preferred --method rome --n 60",
     "edit-memit": f"{FACTS} --method memit --n 100",
     "edit-alphaedit": f"{FACTS} --method alphaedit --n 100",
     "edit-sequence": f"{FACTS} --method alphaedit --sequential 100",

@@ -145,10 +145,11 @@ def capitals() -> str:
 
 
 WRITES = ("write-smollm2", "write-embedded")
+SINGLE_RUNS = ("edit-rome", "edit-preferred")
 LORA_AS_GOOD_AS = 0.95
 """Of each number of examples, the LoRA shown is the least divergent that reaches this P(target),
 or else the most accurate."""
-FACTS_RUNS = ("edit-rome", "edit-memit", "edit-alphaedit", "edit-sequence")
+FACTS_RUNS = ("edit-rome", "edit-preferred", "edit-memit", "edit-alphaedit", "edit-sequence")
 
 
 def facts() -> str:
@@ -160,19 +161,19 @@ def facts() -> str:
             continue
         commands.append(f"`rwkvedit {RUNS[name]} --json`")
         for r in document["rows"]:
-            if r["method"] == "unedited" and rows:
+            if r["method"] == "unedited" and rows and r["group"] == "known":
                 continue
-            k = r.get("k") or (1 if name == "edit-rome" else r["efficacy"]["n"])
+            k = r.get("k") or (1 if name in SINGLE_RUNS else r["efficacy"]["n"])
             how = f"{k} one after another" if r.get("k") else f"{k} at once" if k > 1 else "singly"
             rows.append((
-                f"`{r['method']}`", "-" if r["method"] == "unedited" else how,
+                f"`{r['method']}`", r["group"], "-" if r["method"] == "unedited" else how,
                 f"{r['efficacy']['n']}", rate(r["efficacy"]), rate(r["paraphrase"]),
                 rate(r["neighbourhood"]), f"{r['score']:.3f}", mean(r["neighbourhood_prepended"]),
                 mean(r.get("generation")), mean(r.get("entropy"), 2), mean(r.get("retention"), 2),
                 f"{r['perplexity_ratio']:.3f}" if "perplexity_ratio" in r else "-",
                 f"{r['seconds_per_edit']:.1f}",
             ))
-    head = ("method", "edits", "n", "efficacy", "paraphrase", "neighbourhood", "score",
+    head = ("method", "records", "edits", "n", "efficacy", "paraphrase", "neighbourhood", "score",
             "neighb. prepended", "said", "entropy", "first 10", "perplexity", "s an edit")
     return ",\n".join(commands) + f":\n\n{table(head, rows)}"
 
