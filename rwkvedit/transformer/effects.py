@@ -236,20 +236,21 @@ class Readout(Effects):
             ])  # fmt: skip
             s0 = torch.rsqrt((h * h).sum(-1) / h.shape[1] + self._eps)
             loss: Tensor = _Losses.apply(
-                a, s, q, [self._row(i) for i in at.tolist()], s0, self.const, share, len(fires),
-                target,
+                a, s, q, self._raws(at.tolist()), s0, self.const, share, len(fires), target,
             )  # fmt: skip
         return loss
 
-    def _row(self, at: int) -> Tensor:
-        """(V,) raw logits of one position; the first KEPT asked for are kept."""
-        found = self._rows.get(at)
-        if found is None:
+    def _raws(self, at: Sequence[int]) -> list[Tensor]:
+        """(V,) raw logits of each position; the first KEPT asked for are kept, and what is missing
+        is worked out in one product, which reads W_U once."""
+        found = {i: self._rows[i] for i in at if i in self._rows}
+        missing = [i for i in dict.fromkeys(at) if i not in found]
+        if missing:
             with torch.no_grad():
-                found = self._project(self.h[at : at + 1])[0]
-            if len(self._rows) < KEPT:
-                self._rows[at] = found
-        return found
+                found.update(zip(missing, self._project(self.h[missing]), strict=True))
+        for i in missing[: max(0, KEPT - len(self._rows))]:
+            self._rows[i] = found[i].clone()  # not a view that holds the whole product
+        return [found[i] for i in at]
 
     def logits(self, places: Sequence[Place], left: Tensor, right: Tensor) -> Tensor:
         at = self._at(places)
