@@ -70,7 +70,8 @@ def component(session: ModelSession, part: Component, seen: Firing) -> View:
         Text("promotes directly: " + ", ".join(repr(p) for _, p, _ in writes.top)),
         Text("suppresses: " + ", ".join(repr(p) for _, p, _ in writes.bottom)),
         Table(("fires after", "V.x"),
-              tuple((e["text"], f"{e['activation']:.3g}") for e in examples)),
+              tuple((e["text"].replace("\n", "\\n"), f"{e['activation']:.3g}")
+                    for e in examples)),
     ]  # fmt: skip
     return data, blocks
 
