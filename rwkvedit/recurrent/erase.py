@@ -4,7 +4,8 @@ Two families of delta over the edited layers, both with a searched strength:
 
 ``project``      delta = -(S V) V^T, with V the addresses of the live probe (old value against
                  another value of its kind): what the state reads at the fact's own address goes.
-``nullspace``    the same, bent off what the controls' questions read (``methods.nullspace``).
+``nullspace``    the same, bent off what the controls' questions read (``methods.nullspace``);
+                 ``nullspace-firm`` with more weight on them.
 ``entity``,      delta = state(baseline told alone) - state(fact told alone), each an acknowledged
 ``neutral``,     turn from a fresh state; the baseline is the entity's name only (keeps the
 ``placeholder``  entity), ``"."``, or dots of the fact's own length (keeps later turns in place).
@@ -42,21 +43,25 @@ from rwkvedit.recurrent.editreport import (
     EditReport,
 )
 from rwkvedit.recurrent.methods.donorless import removal
-from rwkvedit.recurrent.methods.nullspace import unseen
+from rwkvedit.recurrent.methods.nullspace import FIRM, GUARD, unseen
 from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import parse_ratio, search_strength
 from rwkvedit.recurrent.workspace import Workspace, layer_range
 
 UNKNOWN = " I don't know"
-BASELINES = ("project", "entity", "neutral", "placeholder", "nullspace")
+BASELINES = ("project", "entity", "neutral", "placeholder", "nullspace", "nullspace-firm")
 #: What ``auto`` tries in turn, for each verb, until one holds and shakes no control.
 ORDER = {
-    "forget": ("project", "entity", "nullspace"), "nuke": ("project", "neutral", "nullspace"),
+    "forget": ("project", "nullspace", "nullspace-firm", "entity"),
+    "nuke": ("project", "neutral", "nullspace", "nullspace-firm"),
 }
+#: What a fixed ratio means for each verb: the published baseline delta.
+PUBLISHED = {"forget": ("entity",), "nuke": ("neutral",)}
 #: Strengths tried; fine, since an erasure that is too strong takes other facts with it.
 LADDER = (0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6)
-PROBED = ("project", "nullspace")
+GUARDS = {"nullspace": GUARD, "nullspace-firm": FIRM}
+PROBED = ("project", *GUARDS)
 #: P(old) after an erasure, the answer's own words forced, must fall below this.
 GONE = 0.4
 #: P(old) under which, on all the fact's questions, there is nothing of it to erase.
@@ -139,7 +144,7 @@ def erase(
         raise UsageError(f"no erasing method {method}; there are auto, {', '.join(BASELINES)}")
     names = ORDER[verb] if method == "auto" else (method,)
     if fixed is not None and method == "auto":
-        names = ORDER[verb][1:2]
+        names = PUBLISHED[verb]
     span = layer_range(layers, state.n_layer)
     begin = None if start == "live" else loaded.model.zero_state()
     ws = Workspace(loaded, state, pair, span, start=begin, n_asks=n_asks, cancel=cancel)
@@ -163,8 +168,8 @@ def erase(
         return EditOutcome(state, replace(report, ms=clock.total()))
     tried: list[_Tried] = []
     for name in names:
-        if name == "nullspace" and tried and ws.model.backend != "native":
-            break  # it needs hooks, which this backend has not
+        if name in GUARDS and tried and ws.model.backend != "native":
+            continue  # it needs hooks, which this backend has not
         tried.append(work.attempt(name, fixed, state_norm, clock))
         best = min(tried, key=_Tried.order)
         if best.verdict == TOOK and best.held and best.slip <= SLIP:
@@ -273,7 +278,7 @@ class _Erasure:
         ws = self.ws
         if name in PROBED:
             gone = removal(ws.state.wkv[ws.layers], ws.triples("probe", ws.rank).v)
-            return unseen(ws, gone) if name == "nullspace" else gone
+            return unseen(ws, gone, GUARDS[name]) if name in GUARDS else gone
         statement = ws.pair.statement(ws.pair.old)
         length = len(ws.loaded.tokenizer.encode(f" {statement}"))
         baseline = {

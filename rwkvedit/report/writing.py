@@ -133,8 +133,7 @@ def finding(document: Mapping[str, Any]) -> str:
             line += (f"; the best LoRA as accurate costs {got['lora']['kl_surround']:.4f} "
                      f"({got['ratio']:.1f} times)")  # fmt: skip
         said.append(line)
-    text = ". ".join(said)
-    return text[:1].upper() + text[1:] + "."
+    return ". ".join(line[:1].upper() + line[1:] for line in said) + "."
 
 
 def table(document: Mapping[str, Any]) -> Table:
