@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 CHUNK = 4
 """Positions whose logits are worked on together: they stay in a processor's cache."""
 
-KEPT = 600
-"""Positions whose raw logits training keeps."""
+KEPT, TOGETHER = 600, 16
+"""Positions whose raw logits training keeps, and works out in one product."""
 
 Place = tuple[int, int]
 """A row and a position in it."""
@@ -241,13 +241,19 @@ class Readout(Effects):
         return loss
 
     def _raws(self, at: Sequence[int]) -> list[Tensor]:
-        """(V,) raw logits of each position; the first KEPT asked for are kept, and what is missing
-        is worked out in one product, which reads W_U once."""
+        """(V,) raw logits of each position; the first KEPT asked for are kept.
+
+        What is missing is worked out in products of TOGETHER rows, the last filled up: so many rows
+        cost one reading of W_U, and a position's last bits do not depend on how many there are.
+        """
         found = {i: self._rows[i] for i in at if i in self._rows}
         missing = [i for i in dict.fromkeys(at) if i not in found]
         if missing:
+            full = missing + missing[:1] * (-len(missing) % TOGETHER)
             with torch.no_grad():
-                found.update(zip(missing, self._project(self.h[missing]), strict=True))
+                for i in range(0, len(full), TOGETHER):
+                    some = full[i : i + TOGETHER]
+                    found.update(zip(some, self._project(self.h[some]), strict=True))
         for i in missing[: max(0, KEPT - len(self._rows))]:
             self._rows[i] = found[i].clone()  # not a view that holds the whole product
         return [found[i] for i in at]
