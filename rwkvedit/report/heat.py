@@ -33,6 +33,7 @@ text-overflow:ellipsis;cursor:default}
 .heat tbody th{position:sticky;left:0;background:var(--paper);font-weight:400;color:var(--soft)}
 .scale{display:flex;gap:.5rem;align-items:center;color:var(--soft);font-size:.85rem;
 margin:.2rem 0 1rem}
+.scale[hidden]{display:none}
 .scale i{width:9rem;height:.8rem;border:1px solid var(--line);
 background:linear-gradient(to right,rgb(var(--hot) / 0),rgb(var(--hot) / 1))}
 .scale i.both{background:linear-gradient(to right,rgb(var(--warm) / 1),rgb(var(--warm) / 0),

@@ -357,7 +357,11 @@ def _draw_scatter(figure: Any, plot: Scatter, colors: Sequence[str], ink: str) -
                 axes.annotate(text, (x, y), xytext=(3, 3), textcoords="offset points",
                               fontsize=6, color=color)  # fmt: skip
         if plot.x_log:
-            axes.set_xscale("log")
+            from matplotlib.ticker import FuncFormatter, NullFormatter
+
+            axes.set_xscale("log")  # whose own labels are TeX, which is not parsed here
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if plot.x_level is not None:
             axes.axvline(plot.x_level, ls="--", lw=0.8, color=ink)
         if plot.y_level is not None:

@@ -119,7 +119,7 @@ def _dots(name: str, points: Sequence[Mapping[str, Any]], key: str, joined: bool
 
 def finding(document: Mapping[str, Any]) -> str:
     """What came of the wanted numbers, in a sentence or two."""
-    said = []
+    said, rivals = [], any(p["method"] == "lora" for p in document["points"])
     for name, how in (("analytic", "from no examples"), ("trained", "from 8 examples")):
         got = document["verdict"].get(name)
         if got is None:
@@ -127,9 +127,9 @@ def finding(document: Mapping[str, Any]) -> str:
             said.append(f"{how}: nothing at a surrounding KL of {most:g} or less")
             continue
         line = f"{how}: P {got['p_target']:.3f} at a surrounding KL of {got['kl_surround']:.4f}"
-        if got["lora"] is None:
+        if rivals and got["lora"] is None:
             line += "; no LoRA is as accurate"
-        else:
+        elif rivals:
             line += (f"; the best LoRA as accurate costs {got['lora']['kl_surround']:.4f} "
                      f"({got['ratio']:.1f} times)")  # fmt: skip
         said.append(line)
