@@ -59,8 +59,24 @@ def test_a_bound_spares_what_cannot_pass():
 
     found = search_strength(evaluate, bracket=(0.5, 0.8, 1.0, 1.5), rounds=0, bound=bound)
     assert found.alpha == 1.0 and found.held
-    assert bounds == [0.5, 0.8, 1.0, 1.5]
-    assert calls == [[0.8, 1.0]]
+    assert bounds == [0.8, 1.0, 0.5]  # two at a time; 1.5 is not asked
+    assert calls == [[0.8], [1.0]]
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.8])
+def test_bounding_two_at_a_time_finds_the_rung_that_bounding_all_would(threshold):
+    ladder = (0.5, 0.65, 0.8, 1.0, 1.3, 1.8)
+    evaluate, _ = rising(threshold)
+    bound, asked = rising(threshold)
+    found = search_strength(evaluate, bracket=ladder, rounds=0, bound=bound)
+    assert found.alpha == min(m for m in ladder if m >= threshold)
+    assert sum(map(len, asked)) <= 4 and len(asked) <= 2
+
+
+def test_a_success_below_a_failure_is_found_too():
+    peaked = lambda ms: [1.0 if m == 0.8 else 0.1 for m in ms]  # noqa: E731
+    found = search_strength(peaked, bracket=(0.5, 0.65, 0.8, 1.0, 1.3, 1.8), rounds=0, bound=peaked)
+    assert found.alpha == 0.8 and found.held
 
 
 def test_a_bound_that_nothing_passes_leaves_the_ceiling_to_try():

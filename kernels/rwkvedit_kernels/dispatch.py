@@ -27,6 +27,7 @@ from .wkv7_ref import wkv7_ref, wkv7_step
 
 BACKENDS = ("numba", "ref", "triton")
 _override: ContextVar[str | None] = ContextVar("rwkvedit_kernel_backend", default=None)
+_kernel_threads: ContextVar[int | None] = ContextVar("rwkvedit_kernel_threads", default=None)
 
 
 @contextmanager
@@ -58,10 +59,29 @@ def backend_for(device: torch.device | str) -> str:
 
 
 def threads() -> int:
-    """Threads a CPU kernel may use: torch's setting, within the cores this process may run on."""
+    """Threads a CPU kernel may use: torch's setting (the outer one inside :func:`torch_threads`),
+    within the cores this process may run on."""
     cores = getattr(os, "sched_getaffinity", None)  # Linux only
     allowed = len(cores(0)) if cores else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), allowed))
+    return max(1, min(_kernel_threads.get() or torch.get_num_threads(), allowed))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Inside the block torch's own operations use ``count`` threads; these kernels keep theirs.
+
+    After every operation torch's pool spins for milliseconds, waiting for the next one, and takes
+    the cores from the kernels' helpers: many short kernels with small operations between them are
+    faster with one torch thread.
+    """
+    before = torch.get_num_threads()
+    token = _kernel_threads.set(_kernel_threads.get() or before)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _kernel_threads.reset(token)
 
 
 def wkv7(

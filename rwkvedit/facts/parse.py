@@ -142,6 +142,7 @@ def _clean(text: str) -> str:
         text = shorter
 
 
+@lru_cache(maxsize=4096)
 def parse_fact(text: str, last_entity: str = "") -> Fact | None:
     """One sentence as a :class:`Fact`, or None. ``last_entity`` is who "he" or "she" would be.
 

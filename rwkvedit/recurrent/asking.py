@@ -6,8 +6,10 @@ before the value (`` Bob lives in``). Probabilities are of the whole value, teac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -90,21 +92,30 @@ class Rows:
 
     def read(self, logits: Sequence[Tensor]) -> list[Reading]:
         """``logits`` are the (tails[i], V) of each row's last positions, in order."""
-        readings = []
+        if not self._wanted:
+            return []
+        scores = torch.cat(list(logits)).float()  # (M, V), M = all rows' tails
+        ends = [0, *accumulate(self.tails)]
+        told: list[int] = []
+        spots: list[int] = []
         for at, ask, value in self._wanted:
-            start = len(ask.prompt) - 1 - (len(self.rows[at]) - self.tails[at])
-            told = torch.tensor([*ask.lead, *value], device=logits[at].device)  # (lead + value,)
-            scores = logits[at][start : start + len(told)].float()  # (lead + value, V)
-            chosen = scores.gather(1, told[:, None])[:, 0]
-            logp = chosen - scores.logsumexp(-1)
-            greedy = chosen >= scores.amax(-1)
-            n = len(ask.lead)
-            numbers = torch.stack(
-                [logp[n:].sum().exp(), logp[:n].sum().exp(), greedy[n:].all(), greedy[:n].all()]
-            ).tolist()
-            readings.append(
-                Reading(numbers[0], bool(numbers[2]), numbers[1], bool(numbers[3]))
-            )
+            start = ends[at] + len(ask.prompt) - 1 - (len(self.rows[at]) - self.tails[at])
+            spots += range(start, start + len(ask.lead) + len(value))
+            told += (*ask.lead, *value)
+        spot = torch.tensor(spots, device=scores.device)
+        chosen = scores[spot, torch.tensor(told, device=scores.device)]
+        logp = (chosen - scores.logsumexp(-1)[spot]).tolist()
+        greedy = (chosen >= scores.amax(-1)[spot]).tolist()
+        readings: list[Reading] = []
+        first = 0
+        for _, ask, value in self._wanted:
+            mid = first + len(ask.lead)
+            last = mid + len(value)
+            readings.append(Reading(
+                math.exp(sum(logp[mid:last])), all(greedy[mid:last]),
+                math.exp(sum(logp[first:mid])), all(greedy[first:mid]),
+            ))
+            first = last
         return readings
 
 

@@ -32,7 +32,7 @@ from rwkvedit.recurrent.methods import AUTO, AUTO_SEVERAL, Method, find_method
 from rwkvedit.recurrent.pairs import read_pair
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import TARGET, Strength, parse_ratio, search_strength
-from rwkvedit.recurrent.workspace import BUDGET_MS, Workspace, layer_range
+from rwkvedit.recurrent.workspace import BUDGET_MS, Workspace, kernels_first, layer_range
 
 #: A control that loses more than this much probability is shaken, even if its answer stands: the
 #: next method is tried before that one is settled for.
@@ -85,6 +85,7 @@ def choose_start(loaded: Any, start: str, ws_pair: Any, library: Library | None)
     return None, None, "live"
 
 
+@kernels_first
 def apply_edit(
     loaded: Any,
     state: State,
@@ -133,8 +134,7 @@ def apply_edit(
     clock.lap("prepare")
     if method == "auto" and ws.model.backend != "native":  # which has no hooks to guard by
         names = tuple(name for name in names if not find_method(name).guarded)
-    guarded = any(find_method(name).guarded for name in names)
-    trial = _Trial(ws, find_method(names[0]), fixed, target, clock, guarded)
+    trial = _Trial(ws, find_method(names[0]), fixed, target, clock)
     attempts: list[Attempt] = []
     best: Attempt | None = None
     for name in names:
@@ -178,25 +178,38 @@ def _order(attempt: Attempt) -> tuple:
 class _Trial:
     """What is measured once for all methods, and the trying of one.
 
-    The old value is read on the fact's first question only; the new one, and whether the model
-    begins its sentence at all, on every question.
+    The old value is read on the fact's first question only. Whether the model begins its sentence
+    at all is asked of the others when it no longer does.
     """
 
     def __init__(
-        self, ws: Workspace, first: Method, fixed: float | None, target: float, clock: Clock,
-        guarded: bool = False,
+        self, ws: Workspace, first: Method, fixed: float | None, target: float, clock: Clock
     ) -> None:
         self.ws, self.fixed, self.target, self.clock = ws, fixed, target, clock
         rows = Rows()
         old = rows.add(ws.asks[0], ws.said_old)
-        new = [rows.add(ask, ws.said_new) for ask in ws.asks]
+        # a guarded method reads where all of them look, so that they may as well be asked at once
+        asked = ws.asks if first.guarded else ws.asks[:1]
+        new = [rows.add(ask, ws.said_new) for ask in asked]
         watched = add_controls(rows, ws.controls)
-        readings = ws.gather(first.rows(ws), rows, sites=guarded)
-        self.spoken = [readings[h].path_said for h in new]  # were these questions understood?
+        readings = ws.gather(first.rows(ws), rows, sites=first.guarded)
+        self._spoken = {q: readings[h].path_said for q, h in enumerate(new)}
         self.p_old, self.p_new = readings[old].p, readings[new[0]].p
         self.quiet = [readings[h] for h in watched]
         self.state_norm = ws.state.norm(ws.layers)
         clock.lap("probe")
+
+    def spoken(self, q: int) -> bool:
+        """Was question ``q`` understood before the edit: does the model begin its sentence?"""
+        if q not in self._spoken:
+            rows = Rows()
+            handle = rows.add(self.ws.asks[q], self.ws.said_new)
+            self._spoken[q] = self.ws.gather((), rows)[handle].path_said
+        return self._spoken[q]
+
+    def worth(self, q: int, after: Reading) -> float:
+        """P(new) on question ``q``, the sentence that leads to it included if it was understood."""
+        return after.p * (after.path if after.path_said or self.spoken(q) else 1.0)
 
     def attempt(self, method: Method) -> Attempt:
         """Delta, strength and verification of one method."""
@@ -213,25 +226,31 @@ class _Trial:
             raise RwkvEditError("old and new leave the same state; this edit would change nothing")
         clock.lap("calibrate")
         heard: dict[tuple[float, int], Reading] = {}  # by strength and question
+        checked: dict[float, tuple[Reading, list[Reading]]] = {}  # the old value, the controls
         every = range(len(ws.asks))
 
-        def answers(alphas: list[float], asks: Sequence[int]) -> list[float]:
-            """The worst of these questions' P(new) at each strength; one forward."""
+        def answers(alphas: list[float], asks: Sequence[int], check: bool) -> list[float]:
+            """The worst of these questions' P(new) at each strength; one forward, which with
+            ``check`` also reads the old value and the controls."""
             rows = Rows()
             handles = {
                 (alpha, q): rows.add(ws.asks[q], ws.said_new, i)
                 for i, alpha in enumerate(alphas) for q in asks if (alpha, q) not in heard
             }
+            watched = {
+                alpha: (rows.add(ws.asks[0], ws.said_old, i), add_controls(rows, ws.controls, i))
+                for i, alpha in enumerate(alphas) if check and alpha not in checked
+            }
             readings = ws.read(rows, ws.edited(delta, alphas))
             heard.update({key: readings[h] for key, h in handles.items()})
-            return [
-                min(heard[alpha, q].p * (heard[alpha, q].path if self.spoken[q] else 1.0)
-                    for q in asks)
-                for alpha in alphas
-            ]
+            checked.update({
+                alpha: (readings[old], [readings[h] for h in controls])
+                for alpha, (old, controls) in watched.items()
+            })
+            return [min(self.worth(q, heard[alpha, q]) for q in asks) for alpha in alphas]
 
         def evaluate(alphas: list[float]) -> list[float]:
-            return answers(alphas, every)
+            return answers(alphas, every, True)
 
         if self.fixed is not None:
             alpha = self.fixed * self.state_norm / norm
@@ -241,24 +260,21 @@ class _Trial:
         else:
             strength = search_strength(
                 evaluate, target=self.target, bracket=LADDER, rounds=0,
-                bound=lambda alphas: answers(alphas, (0,)),
+                bound=lambda alphas: answers(alphas, (0,), False),
             )
         clock.lap("strength")
-        if strength.alpha not in {alpha for alpha, q in heard if q == every[-1]}:
+        if strength.alpha not in checked:
             evaluate([strength.alpha])
         after = [heard[strength.alpha, q] for q in every]
-        rows = Rows()
-        old = rows.add(ws.asks[0], ws.said_old)
-        watched = add_controls(rows, ws.controls)
-        readings = ws.read(rows, ws.edited(delta, [strength.alpha]))
-        results = compare(ws.controls, self.quiet, [readings[h] for h in watched])
+        old, watched = checked[strength.alpha]
+        results = compare(ws.controls, self.quiet, watched)
         took = all(
-            r.said and (r.path_said or not e) for r, e in zip(after, self.spoken, strict=True)
+            r.said and (r.path_said or not self.spoken(q)) for q, r in enumerate(after)
         )
         verdict = DID_NOT_TAKE if not took else TOOK if all(c.kept for c in results) else LEAKED
         clock.lap("verify")
         return Attempt(
-            method.name, delta, strength, readings[old].p, after[0].p, results, verdict
+            method.name, delta, strength, old.p, after[0].p, results, verdict
         )
 
 

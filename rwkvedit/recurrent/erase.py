@@ -47,7 +47,7 @@ from rwkvedit.recurrent.methods.nullspace import FIRM, GUARD, unseen
 from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import parse_ratio, search_strength
-from rwkvedit.recurrent.workspace import Workspace, layer_range
+from rwkvedit.recurrent.workspace import Workspace, kernels_first, layer_range
 
 UNKNOWN = " I don't know"
 BASELINES = ("project", "entity", "neutral", "placeholder", "nullspace", "nullspace-firm")
@@ -110,6 +110,7 @@ def apply_nuke(loaded: Any, state: State, fact: str, **options: Any) -> EditOutc
     return erase(loaded, state, fact, ".", verb="nuke", **options)
 
 
+@kernels_first
 def erase(
     loaded: Any,
     state: State,
@@ -302,12 +303,19 @@ class _Erasure:
             raise RwkvEditError("there is nothing at this fact's address; nothing to erase")
         clock.lap("calibrate")
         found: dict[float, tuple[list[Reading], list[Reading]]] = {}
+        checked: dict[float, list[Reading]] = {}
 
         def score(alphas: list[float], first: bool = False) -> list[float]:
-            """The worst answer at each strength: of the fact's first question, or of all."""
+            """The worst answer at each strength: of the fact's first question, or of all (one
+            forward, which then reads the controls too)."""
             rows = Rows()
             handles = [self.rows(i, rows, 1 if first else None) for i in range(len(alphas))]
+            watched = {
+                alpha: add_controls(rows, ws.controls, i)
+                for i, alpha in enumerate(alphas) if not first
+            }
             readings = ws.read(rows, ws.edited(delta, alphas))
+            checked.update({a: [readings[h] for h in handles] for a, handles in watched.items()})
             scores = []
             for alpha, (olds, unknowns) in zip(alphas, handles, strict=True):
                 old, unknown = [readings[h] for h in olds], [readings[h] for h in unknowns]
@@ -330,12 +338,7 @@ class _Erasure:
                 score([alpha])
         old, unknown = found[alpha]
         clock.lap("strength")
-        results: tuple[ControlResult, ...] = ()
-        if ws.controls:
-            rows = Rows()
-            watched = add_controls(rows, ws.controls)
-            readings = ws.read(rows, ws.edited(delta, [alpha]))
-            results = compare(ws.controls, self.quiet, [readings[h] for h in watched])
+        results = compare(ws.controls, self.quiet, checked[alpha])
         clock.lap("verify")
         # the reply gives the old value when it starts the answer and the value comes first
         gone = all(not o.said for o in old) or (

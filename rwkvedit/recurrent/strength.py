@@ -7,7 +7,7 @@ once), because a batched forward costs little more than a single one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,9 @@ def search_strength(
     nothing in the bracket holds, the range up to ``ceiling`` is tried once. When none holds, the
     best-scoring multiple comes back with ``held`` false.
 
-    ``bound`` is a cheaper score that is never below the true one (fewer questions): the bracket is
-    bounded first, and only multiples that may pass are evaluated, the least two at a time.
+    ``bound`` is a cheaper score that is never below the true one (fewer questions), and rises with
+    the multiple until it is far too strong: the bracket is cut by two multiples at a time, and only
+    those that may pass are evaluated, the least first.
     """
     tried: dict[float, float] = {}
 
@@ -78,11 +79,11 @@ def search_strength(
     if bound is None:
         run(list(bracket))
     else:
-        scores = zip(bracket, bound(list(bracket)), strict=True)
-        may = [multiple for multiple, score in scores if score >= target]
-        for at in range(0, len(may), 2):
-            if least() is None:
-                run(may[at : at + 2])
+        bounds: dict[float, float] = {}
+        for multiple in _bounded(sorted(bracket), bound, target, bounds):
+            run([multiple])
+            if least() is not None:
+                break
     if least() is None and ceiling > max(bracket):
         low = max(bracket)
         run([low * (ceiling / low) ** 0.5, ceiling])
@@ -99,3 +100,37 @@ def search_strength(
     finite = {m: s for m, s in tried.items() if not math.isnan(s)} or {1.0: 0.0}
     best = max(finite, key=lambda m: (finite[m], -m))
     return Strength(best, finite[best], False, tried)
+
+
+def _bounded(
+    rungs: list[float], bound: Callable[[list[float]], Sequence[float]], target: float,
+    bounds: dict[float, float],
+) -> Iterator[float]:
+    """Multiples of ``rungs`` whose bound passes, the least first; two are bounded at a time.
+
+    ``bounds`` collects what was asked. The bound is taken to rise up to the first success; rungs
+    that this left out are asked when all others have failed.
+    """
+
+    def ask(some: list[float]) -> None:
+        fresh = [m for m in some if m not in bounds]
+        if fresh:
+            bounds.update(zip(fresh, map(float, bound(fresh)), strict=True))
+
+    low, high = 0, len(rungs)  # rungs below low fail, the one at high passes
+    while low < high:
+        between = high - low
+        cuts = sorted({low + (between - 1) // 3, low + (2 * between - 1) // 3})
+        ask([rungs[i] for i in cuts])
+        passed = [i for i in cuts if bounds[rungs[i]] >= target]
+        failed = [i for i in cuts if i not in passed and (not passed or i < passed[0])]
+        low, high = max([low, *(i + 1 for i in failed)]), min([high, *passed])
+    for multiple in rungs[high:]:
+        ask([multiple])
+        if bounds[multiple] >= target:
+            yield multiple
+    for multiple in rungs[:high]:
+        if multiple not in bounds:
+            ask([multiple])
+            if bounds[multiple] >= target:
+                yield multiple

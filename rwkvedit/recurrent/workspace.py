@@ -16,9 +16,12 @@ Row names, each with ``-old`` and ``-new``:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from rwkvedit_kernels.dispatch import torch_threads
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
@@ -30,6 +33,9 @@ from rwkvedit.recurrent.midway import Midway, Sites, above, below
 from rwkvedit.recurrent.pairs import Pair
 from rwkvedit.recurrent.spectrum import Triples, top_triples
 from rwkvedit.recurrent.state import State
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LONGEST = 512  # tokens of one typed fact
 BUDGET_MS = 2000.0  # what a method that trains may spend
@@ -55,6 +61,20 @@ def layer_range(spec: str, n_layer: int) -> tuple[int, int]:
             f"or a:b within 0:{n_layer}"
         )
     return a, b
+
+
+def kernels_first(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates an edit of ``loaded`` (its first argument): where one CPU kernel runs whole
+    passes, torch's own threads stay out of its way."""
+
+    @wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        loaded: Any = args[0]
+        fused = getattr(loaded.model, "fused", False)
+        with torch_threads(1) if fused else nullcontext():
+            return function(*args, **kwargs)
+
+    return alone
 
 
 class Workspace:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 
 import torch
+from rwkvedit_kernels.dispatch import threads, torch_threads
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +59,12 @@ def optimised(ws: Workspace) -> Tensor:
             f"optimised needs gradients, which backend {ws.model.backend} has not; "
             "use --backend native"
         )
+    with torch_threads(threads()):  # these operations are torch's own
+        return _train(ws)
+
+
+def _train(ws: Workspace) -> Tensor:
+    """Adam's best step as a delta (l, H, N, N)."""
     deadline = time.perf_counter() + ws.budget_ms / 1e3
     start = ws.warm if ws.warm is not None else ws.delta("probe")
     triples = top_triples(start, ws.rank)
