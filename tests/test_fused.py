@@ -57,6 +57,21 @@ def test_a_ragged_batch_equals_the_torch_path(shape: dict, tmp_path: Path) -> No
         assert_same((list(fast[0]), fast[1]), (list(slow[0]), slow[1]))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_last_positions_alone_are_what_a_whole_pass_gives(shape: dict, tmp_path: Path) -> None:
+    model = toy_model(tmp_path, **shape)
+    prompts = [[(7 * i + n) % 250 + 1 for i in range(n)] for n in (40, 1, 7, 25, 2)]
+    tails = [3, 1, 7, 2, 1]
+    state = some_state(model, len(prompts))
+    fast = model.forward(prompts, state, tails=tails)
+    with use_backend("ref"):
+        whole, after = model.forward(prompts, state, full=True)
+    ends = [x[len(x) - n :] for x, n in zip(whole, tails, strict=True)]
+    assert_same((list(fast[0]), fast[1]), (ends, after))
+    last, _ = model.forward(prompts, state)
+    assert_same((list(last), fast[1]), ([x[-1] for x in ends], after))
+
+
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 def test_steps_one_by_one_equal_one_prefill(shape: dict, tmp_path: Path) -> None:
     model = toy_model(tmp_path, **shape)

@@ -175,7 +175,7 @@ def _lerp(ln, ln_at, previous, p_at, small, mu, n, dst, to):
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
 def work(
     weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-    tokens, row_seq, starts, wanted, source,
+    tokens, row_seq, starts, wanted, needed, source,
     att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
     x, r, k, v, vf, w, kk, b, g, y, hidden, f,
     finish,
@@ -183,9 +183,10 @@ def work(
     """Takes tickets until none are left; with ``finish`` also waits for the last chunk.
 
     All arrays are flat. ``tokens``, ``row_seq`` (M,); ``starts`` (B + 1,) first row of each
-    sequence; ``wanted`` (R,) rows whose logits are asked for;
+    sequence; ``wanted`` (R,) rows whose logits are asked for; ``needed`` (Q,) rows, in order, that
+    the last layer's channel-mix is to run for (with the row before each, for its shift);
     ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (16,) zeros;
-    ``phases`` (phases, 7) as ``PackedModel._plan`` makes them.
+    ``phases`` (phases, 8) as ``PackedModel._plan`` makes them.
     """
     d, heads, n = scalars[S_D], scalars[S_H], scalars[S_N]
     dp, fp, hs = scalars[S_DP], scalars[S_FP], scalars[S_HS]
@@ -225,8 +226,9 @@ def work(
             warm_until(ctrl, 8, base, weights, phases[phase, 5] + part * stride,
                        min(stride, _WARM // weights.itemsize))  # fmt: skip
         wait_until(ctrl, 8, base)
+        picked = phases[phase, 7] != 0  # m counts needed rows, not all
         m0 = this_tile * tile
-        m1 = min(m0 + tile, rows)
+        m1 = min(m0 + tile, needed.size if picked else rows)
 
         if kind == EMBED:
             for m in range(m0, m1):
@@ -246,14 +248,17 @@ def work(
                 first_block, blocks = table[layer, T_KEY], fp // COLS
             if have_phase != phase or have_tile != this_tile:
                 have_phase, have_tile, have_mu = phase, this_tile, -1
-                if m0 > 0 and starts[row_seq[m0]] != m0:
-                    layer_norm(x, (m0 - 1) * d, d, small, ln_w, ln_b, normed, 0)
+                if m0 > 0:
+                    row = needed[m0 - 1] if picked else m0 - 1
+                    layer_norm(x, row * d, d, small, ln_w, ln_b, normed, 0)
                 for m in range(m0, m1):
-                    layer_norm(x, m * d, d, small, ln_w, ln_b, normed, (m - m0 + 1) * d)
+                    row = needed[m] if picked else m
+                    layer_norm(x, row * d, d, small, ln_w, ln_b, normed, (m - m0 + 1) * d)
             if part == 0:
                 for m in range(m0, m1):
-                    if starts[row_seq[m] + 1] == m + 1:
-                        to = row_seq[m] * state_row + layer * d
+                    row = needed[m] if picked else m
+                    if starts[row_seq[row] + 1] == row + 1:
+                        to = row_seq[row] * state_row + layer * d
                         src = (m - m0 + 1) * d
                         for i in range(d):
                             store(last_out, to + i, load(normed, src + i))
@@ -269,10 +274,14 @@ def work(
                     for m in range(m0, m1):
                         src = (m - m0 + 1) * d
                         to = (m - m0) * dp
-                        if starts[row_seq[m]] == m:
-                            before = source[row_seq[m]] * state_row + layer * d
+                        row = needed[m] if picked else m
+                        if starts[row_seq[row]] == row:
+                            before = source[row_seq[row]] * state_row + layer * d
                             _lerp(normed, src, last_in, before, small, vectors + mu * d, d,
                                   mixed, to)  # fmt: skip
+                        elif picked and (m == 0 or needed[m - 1] != row - 1):
+                            # only there for the next row's shift: its own output is not read
+                            _lerp(normed, src, normed, src, small, vectors + mu * d, d, mixed, to)
                         else:
                             _lerp(normed, src, normed, src - d, small, vectors + mu * d, d,
                                   mixed, to)  # fmt: skip
@@ -364,10 +373,18 @@ def work(
                 transpose(square, 0, wkv_out, o_at, n)
 
         elif kind in (OUT, FFN_VALUE):
-            if kind == OUT:
-                values, stride, w_first = y, dp, table[layer, T_OUT]
-            else:
+            shift = 0  # of a row within ``values``
+            if kind == FFN_VALUE:
                 values, stride, w_first = f, fp, table[layer, T_VALUE]
+            elif picked:
+                values, stride, w_first, shift = mixed, dp, table[layer, T_OUT], m0
+                if have_phase != phase or have_tile != this_tile:
+                    have_phase, have_tile, have_mu = phase, this_tile, -1
+                    for m in range(m0, m1):
+                        for i in range(dp):
+                            store(mixed, (m - m0) * dp + i, load(y, needed[m] * dp + i))
+            else:
+                values, stride, w_first = y, dp, table[layer, T_OUT]
             blocks = (d + COLS - 1) // COLS
             for blk in range(part * per_chunk, min((part + 1) * per_chunk, blocks)):
                 col = blk * COLS
@@ -375,10 +392,12 @@ def work(
                 w_at = w_first + blk * stride * block
                 for s0 in range(m0, m1, MAX_ROWS):
                     count = min(MAX_ROWS, m1 - s0)
-                    tile_rows(weights, w_at, values, s0 * stride, stride, stride, count, out)
+                    tile_rows(weights, w_at, values, (s0 - shift) * stride, stride, stride, count,
+                              out)  # fmt: skip
                     for q in range(count):
+                        row = needed[s0 + q] if picked else s0 + q
                         for i in range(many):
-                            at = (s0 + q) * d + col + i
+                            at = row * d + col + i
                             store(x, at, load(x, at) + load(out, q * COLS + i))
 
         else:  # HEAD

@@ -20,7 +20,7 @@ from torch import Tensor
 from . import fused_numba as fused
 from .crew import Crew
 from .dispatch import threads as available_threads
-from .passes import Pass
+from .passes import NONE, Pass
 from .simd import COLS, MAX_ROWS, UNROLL
 
 LOW_RANK = "wagv"  # order of the four low-rank maps everywhere below
@@ -195,12 +195,14 @@ class PackedModel:
 
     def _plan(
         self, rows: int, seqs: int, wanted: int, workers: int,
-        layers: tuple[int, int] | None = None, embed: bool = True,
+        layers: tuple[int, int] | None = None, embed: bool = True, needed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Scalars and the phase table: (kind, layer, chunks, blocks a chunk, column splits, where
-        its weights begin, elements a block); the last is 0 where nothing is to be fetched early.
+        its weights begin, elements a block, only needed rows?); elements are 0 where nothing is to
+        be fetched early.
 
-        ``layers`` (a, b), b excluded, limits the pass.
+        ``layers`` (a, b), b excluded, limits the pass; ``needed`` is how many rows the last layer's
+        channel-mix runs for (0: all).
         """
         first, end = layers or (0, self.n_layer)
         tiles = -(-rows // (4 * MAX_ROWS))
@@ -210,12 +212,14 @@ class PackedModel:
         dp, fp, block = (int(self.base[i]) for i in (fused.S_DP, fused.S_FP, fused.S_BLOCK))
 
         def add(
-            kind: int, layer: int, blocks: int, row_tiles: int = tiles, at: int = 0, k: int = 0
+            kind: int, layer: int, blocks: int, row_tiles: int = tiles, at: int = 0, k: int = 0,
+            picked: bool = False,
         ) -> None:
             splits = max(1, min(blocks, -(-4 * workers // row_tiles))) if workers > 1 else 1
             per_chunk = -(-blocks // splits)
             splits = -(-blocks // per_chunk)
-            phases.append((kind, layer, row_tiles * splits, per_chunk, splits, at, k * block))
+            phases.append(
+                (kind, layer, row_tiles * splits, per_chunk, splits, at, k * block, int(picked)))
 
         if embed:
             add(fused.EMBED, 0, 1)
@@ -226,11 +230,13 @@ class PackedModel:
                 add(fused.PREPARE_WKV, layer, self.n_head)
             else:
                 add(fused.PREPARE, layer, self.n_head)
-                phases.append((fused.WKV, layer, seqs * self.n_head, 1, 1, 0, 0))
+                phases.append((fused.WKV, layer, seqs * self.n_head, 1, 1, 0, 0, 0))
             outputs = -(-self.n_embd // COLS)
-            add(fused.OUT, layer, outputs, at=at[fused.T_OUT], k=dp)
-            add(fused.FFN_KEY, layer, fp // COLS, at=at[fused.T_KEY], k=dp)
-            add(fused.FFN_VALUE, layer, outputs, at=at[fused.T_VALUE], k=fp)
+            picked = 0 < needed < rows and layer + 1 == self.n_layer
+            some = -(-needed // tile) if picked else tiles
+            add(fused.OUT, layer, outputs, some, at[fused.T_OUT], dp, picked)
+            add(fused.FFN_KEY, layer, fp // COLS, some, at[fused.T_KEY], dp, picked)
+            add(fused.FFN_VALUE, layer, outputs, some, at[fused.T_VALUE], fp, picked)
         if wanted:
             head = int(self.base[fused.S_HEAD])
             add(fused.HEAD, 0, -(-self.vocab_size // COLS), -(-wanted // tile), at=head, k=dp)
@@ -260,18 +266,19 @@ class PackedModel:
         began = time.perf_counter()
         if crew is not None:
             workers = crew.pick()
-        key = (rows, len(wanted), workers)
-        if decode and key in self._plans:
-            scalars, phases = self._plans[key]
-        else:
-            scalars, phases = self._plan(rows, seqs, len(wanted), workers)
-            if decode:
-                self._plans[key] = scalars, phases
         if seqs > 1 and wkv.stride(0) == 0:  # one state expanded over all of them
             att_x, wkv, ffn_x = att_x[:1], wkv[:1], ffn_x[:1]
         source = np.arange(seqs) if len(att_x) == seqs else np.zeros(seqs, np.int64)
         job = Pass(self, lengths, source, att_x, wkv, ffn_x)
-        logits = job.run(scalars, phases, workers, tokens, wanted)
+        needed = NONE if decode else job.needed(wanted)
+        key = (rows, len(wanted), workers)
+        if decode and key in self._plans:
+            scalars, phases = self._plans[key]
+        else:
+            scalars, phases = self._plan(rows, seqs, len(wanted), workers, needed=len(needed))
+            if decode:
+                self._plans[key] = scalars, phases
+        logits = job.run(scalars, phases, workers, tokens, wanted, needed)
         if crew is not None:
             crew.took(workers, time.perf_counter() - began)
         return logits, *job.state()
@@ -292,7 +299,7 @@ class PackedModel:
         workers = self._workers(threads)
         job = Pass(self, [len(t) for t in ids], np.zeros(len(ids), np.int64), att_x, wkv, ffn_x)
         plan = self._plan(job.rows, len(ids), 0, workers, (0, layer))
-        job.run(*plan, workers, np.concatenate(ids), np.zeros(0, np.int64))
+        job.run(*plan, workers, np.concatenate(ids), NONE)
         return job.area("x"), job.area("vf")
 
     def above(
@@ -312,21 +319,21 @@ class PackedModel:
         job.fill("vf", vf)
         ends = np.cumsum(lengths)
         wanted = np.concatenate([np.arange(e - n, e) for e, n in zip(ends, tails, strict=True)])
-        none = np.zeros(0, np.int64)
+        needed = job.needed(wanted)
         seen: dict[str, list[Tensor]] = {name: [] for name in ("r", "w", "kk", "b")}
         first = layer
         if sites:  # a job a layer: the next one writes over what this one leaves
             for first in range(layer, self.n_layer):
                 last = first + 1 == self.n_layer
                 plan = self._plan(job.rows, len(lengths), len(wanted) if last else 0, workers,
-                                  (first, first + 1), embed=False)  # fmt: skip
-                logits = job.run(*plan, workers, none, wanted if last else none)
+                                  (first, first + 1), False, len(needed))  # fmt: skip
+                logits = job.run(*plan, workers, NONE, wanted if last else NONE, needed)
                 for name, kept in seen.items():
                     kept.append(job.area(name).view(-1, self.n_head, self.head_size))
         else:
             plan = self._plan(job.rows, len(lengths), len(wanted), workers,
-                              (layer, self.n_layer), embed=False)  # fmt: skip
-            logits = job.run(*plan, workers, none, wanted)
+                              (layer, self.n_layer), False, len(needed))  # fmt: skip
+            logits = job.run(*plan, workers, NONE, wanted, needed)
         found = {name: torch.stack(kept) for name, kept in seen.items() if kept}
         return list(logits.split(list(tails))), found
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _HUGE_PAGE = 2 << 20
 _KEEP_SCRATCH = 64 << 20  # bytes of scratch a thread holds on to between passes
 _local = threading.local()
+NONE = np.zeros(0, np.int64)  # no rows
 
 
 def _fresh(count: int) -> np.ndarray:
@@ -85,16 +86,23 @@ class Pass:
         if dp != d:
             self.areas["y"][:] = 0  # a padded column must hold a number
 
+    def needed(self, wanted: np.ndarray) -> np.ndarray:
+        """Rows that the last layer's channel-mix must run for, in order: those ``wanted``, each
+        sequence's last (its state) and the one before each, which the shift mixes in."""
+        read = np.union1d(wanted, self.starts[1:] - 1)
+        return np.union1d(read, read[self.starts[self.row_seq[read]] < read] - 1)
+
     def run(
         self, scalars: np.ndarray, phases: np.ndarray, workers: int,
-        tokens: np.ndarray, wanted: np.ndarray,
+        tokens: np.ndarray, wanted: np.ndarray, needed: np.ndarray = NONE,
     ) -> Tensor:  # fmt: skip
-        """Run a plan; returns the logits (R, V) of the ``wanted`` rows."""
+        """Run a plan; returns the logits (R, V) of the ``wanted`` rows. ``needed`` is
+        :meth:`needed`'s, for a plan that was made with their number."""
         model = self.model
         logits = _fresh(len(wanted) * model.vocab_size)
         args = (
             model.matrices, model.emb, model.small, scalars, model.table, model.meta, phases,
-            np.zeros(16, np.int64), tokens, self.row_seq, self.starts, wanted, self.source,
+            np.zeros(16, np.int64), tokens, self.row_seq, self.starts, wanted, needed, self.source,
             *self.inputs, *self.outputs, logits, *self.areas.values(),
         )  # fmt: skip
         run_job(fused.work, args, workers)
