@@ -349,11 +349,11 @@ class PackedModel:
     def forward(
         self, tokens: Sequence[Sequence[int]], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
         full: bool = False, tails: Sequence[int] | None = None, threads: int | None = None,
-    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[list[Tensor] | Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """B prompts of their own lengths (at least one token each).
 
         Returns logits per prompt, (T_b, V) with ``full``, (tails[b], V) of its last positions with
-        ``tails`` and (V,) of its last token otherwise, and the new state. Long prompts run in
+        ``tails``, and otherwise (B, V) of the last tokens; and the new state. Long prompts run in
         passes of about a thousand rows.
         """
         seqs = len(tokens)
@@ -369,7 +369,7 @@ class PackedModel:
             logits, *state = self.run(
                 np.concatenate(ids), lengths, rows, att_x, wkv, ffn_x, threads
             )
-            pieces = list(logits.split(lengths)) if full else list(logits)
+            pieces = list(logits.split(lengths)) if full else logits
             return pieces, state[0], state[1], state[2]
         state = [t.detach().float().expand(seqs, *t.shape[1:]).clone() for t in (att_x, wkv, ffn_x)]
         collected: list[list[Tensor]] = [[] for _ in range(seqs)]
@@ -389,6 +389,8 @@ class PackedModel:
             for b, piece in zip(owners, logits.split(widths), strict=True):
                 collected[b].append(piece)
         joined = [torch.cat(p) if full else p[-1][0] for p in collected]
+        if not full:
+            joined = torch.stack(joined)
         return joined, state[0], state[1], state[2]
 
     def _tails(

@@ -153,8 +153,7 @@ class RWKV7:
                 logits, *after = self.packed.forward(
                     prompts, *state.tensors(), full=full, tails=tails
                 )
-                listed = full or tails is not None
-                logits, state = (logits if listed else torch.stack(logits)), State(*after)
+                state = State(*after)
             else:
                 logits, state = self._run(
                     prompts, state, full or tails is not None, tap, grad)
