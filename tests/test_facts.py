@@ -42,6 +42,12 @@ def test_chains_pronouns_and_openings():
     assert read("Actually, Bob lives in Chicago.") == [("city", "Bob", "Chicago")]
     assert read("Bob has a red hat and blue eyes.") == [
         ("color", "Bob", "red"), ("color", "Bob", "blue")]
+    for said in ("My name is Ana and I live in Lisbon.", "I live in Lisbon and my name is Ana."):
+        assert read(said) == [("city", "I", "Lisbon")]  # what is no fact spoils none
+    assert read("Bob lives in Austin and the weather is nice.") == [("city", "Bob", "Austin")]
+    assert read("Bob lives in Austin, he is nice, and has a cat.") == [
+        ("city", "Bob", "Austin"), ("thing", "Bob", "cat")]
+    assert read("Bob lives in Trinidad and Tobago.") == [("city", "Bob", "Trinidad and Tobago")]
     assert read("Where does Bob live?") == []
     assert read("Hello there!") == []
 

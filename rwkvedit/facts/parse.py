@@ -239,6 +239,15 @@ def parse_facts(text: str) -> list[Fact]:
     return facts
 
 
+_HAS = re.compile(r"\b(?:has|have|owns?|got|wears?)\b", re.IGNORECASE)
+#: Words that stand by themselves, so that nothing beside them is part of a value.
+_CLAUSE = re.compile(
+    r"^(?:(?:I|you|he|she|it|we|they|there|this|that)(?=\s|['’])"
+    r"|(?:my|your|our|the)\s+\w+\s+(?:is|are|was|were|has|have)\b)",
+    re.IGNORECASE,
+)
+
+
 def _sentence_facts(sentence: str, last: str) -> list[Fact]:
     if sentence.endswith("?"):
         return []
@@ -251,9 +260,13 @@ def _sentence_facts(sentence: str, last: str) -> list[Fact]:
         subject = last
         for part in parts:
             fact = parse_fact(part + ".", subject)
+            if fact is None and _CLAUSE.match(part):
+                continue  # "My name is Ana and I live in Lisbon": what is no fact spoils none
             if fact is None and chain:
                 subject = chain[-1].entity
-                fact = parse_fact(f"{subject} {part}.") or parse_fact(f"{subject} has {part}.")
+                fact = parse_fact(f"{subject} {part}.")
+                if fact is None and _HAS.search(sentence):  # "has a red hat and blue eyes"
+                    fact = parse_fact(f"{subject} has {part}.")
             if fact is None:
                 chain = []
                 break
