@@ -64,6 +64,11 @@ GUARDS = {"nullspace": GUARD, "nullspace-firm": FIRM}
 PROBED = ("project", *GUARDS)
 #: P(old) after an erasure, the answer's own words forced, must fall below this.
 GONE = 0.4
+#: P("I don't know") that every one of a fact's own questions must pass. At .6 an erasure now and
+#: then fails in a wording it was not searched on (51 and 50 worlds of other seeds, a person's facts
+#: erased: .922 and .980 no longer told, at .8 .961 and .980; one of two facts: 1.00 and .962, at .8
+#: 1.00 both).
+TARGET = 0.8
 #: P(old) under which, on all the fact's questions, there is nothing of it to erase.
 DOUBT = 0.2
 PUBLISHED_RATIO = 0.5  # the published value for another model; ``--ratio 0.5`` asks for it
@@ -125,7 +130,7 @@ def erase(
     controls: Sequence[str] = (),
     dry_run: bool = False,
     cancel: Callable[[], bool] | None = None,
-    target: float = 0.6,
+    target: float = TARGET,
     n_asks: int = 3,
 ) -> EditOutcome:
     """Take ``fact`` out of ``state``; returns the new State and a report.
