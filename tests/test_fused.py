@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rwkvedit_kernels import packed
-from rwkvedit_kernels.dispatch import backend_for, use_backend
+from rwkvedit_kernels.dispatch import backend_for, threads, torch_threads, use_backend
 from rwkvedit_kernels.packed import PackedModel
 from torch import Tensor
 from toy_models import toy_model, toy_tensors
@@ -205,3 +205,17 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
     for token in (-1, 300):
         with pytest.raises(ValueError, match=r"0\.\.299"):
             model.step([token], *state)
+
+
+def test_torch_can_be_kept_to_one_thread_while_the_kernels_keep_theirs() -> None:
+    before, own = torch.get_num_threads(), threads()
+    with torch_threads(1):
+        assert torch.get_num_threads() == 1
+        assert threads() == own
+        with torch_threads(before):
+            assert torch.get_num_threads() == before
+        assert torch.get_num_threads() == 1
+    with pytest.raises(KeyError), torch_threads(1):
+        raise KeyError
+    assert torch.get_num_threads() == before
+    assert threads() == own

@@ -79,8 +79,7 @@ def search_strength(
     if bound is None:
         run(list(bracket))
     else:
-        bounds: dict[float, float] = {}
-        for multiple in _bounded(sorted(bracket), bound, target, bounds):
+        for multiple in _bounded(sorted(bracket), bound, target):
             run([multiple])
             if least() is not None:
                 break
@@ -103,14 +102,14 @@ def search_strength(
 
 
 def _bounded(
-    rungs: list[float], bound: Callable[[list[float]], Sequence[float]], target: float,
-    bounds: dict[float, float],
+    rungs: list[float], bound: Callable[[list[float]], Sequence[float]], target: float
 ) -> Iterator[float]:
     """Multiples of ``rungs`` whose bound passes, the least first; two are bounded at a time.
 
-    ``bounds`` collects what was asked. The bound is taken to rise up to the first success; rungs
-    that this left out are asked when all others have failed.
+    The bound is taken to rise up to the first success; rungs that this left out are asked when all
+    others have failed.
     """
+    bounds: dict[float, float] = {}
 
     def ask(some: list[float]) -> None:
         fresh = [m for m in some if m not in bounds]
