@@ -80,6 +80,15 @@ def test_the_report_adds_up(state, edited):
     }
 
 
+def test_every_argument_may_be_named_and_torchs_threads_are_given_back(loaded, state, nothing_saved):
+    threads = torch.get_num_threads()
+    done = apply_edit(loaded=loaded, state=state, old=OLD, new=NEW, library=nothing_saved)
+    assert done.report.verdict == "took"
+    with pytest.raises(UsageError):
+        apply_edit(loaded, state, OLD, OLD)
+    assert torch.get_num_threads() == threads
+
+
 def test_a_dry_run_measures_and_changes_nothing(loaded, state):
     outcome = apply_edit(loaded, state, OLD, NEW, dry_run=True)
     assert outcome.report.verdict == "dry run"

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from rwkvedit_kernels.dispatch import torch_threads
@@ -63,16 +63,15 @@ def layer_range(spec: str, n_layer: int) -> tuple[int, int]:
     return a, b
 
 
-def kernels_first(function: Callable[P, R]) -> Callable[P, R]:
+def kernels_first(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """Decorates an edit of ``loaded`` (its first argument): where one CPU kernel runs whole
     passes, torch's own threads stay out of its way."""
 
     @wraps(function)
-    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        loaded: Any = args[0]
+    def alone(loaded: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         fused = getattr(loaded.model, "fused", False)
         with torch_threads(1) if fused else nullcontext():
-            return function(*args, **kwargs)
+            return function(loaded, *args, **kwargs)
 
     return alone
 
