@@ -80,7 +80,7 @@ def test_the_report_adds_up(state, edited):
     }
 
 
-def test_every_argument_may_be_named_and_torchs_threads_are_given_back(loaded, state, nothing_saved):
+def test_arguments_may_be_named_and_torchs_threads_are_given_back(loaded, state, nothing_saved):
     threads = torch.get_num_threads()
     done = apply_edit(loaded=loaded, state=state, old=OLD, new=NEW, library=nothing_saved)
     assert done.report.verdict == "took"
