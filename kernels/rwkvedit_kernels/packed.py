@@ -32,6 +32,7 @@ _LAYER_VECTORS = (
 )  # fmt: skip
 _MAX_ROWS_PER_PASS = 1024  # bounds the scratch of a long prefill, and how long Ctrl-C waits
 _BYTES_PER_WORKER = 4 << 20  # one more thread for each this many bytes of weights
+_BYTES_PER_CHUNK = 256 << 10  # of the weights of one token: some 20 us of reading
 
 
 def _round_up(n: int, multiple: int) -> int:
@@ -215,7 +216,13 @@ class PackedModel:
             kind: int, layer: int, blocks: int, row_tiles: int = tiles, at: int = 0, k: int = 0,
             picked: bool = False,
         ) -> None:
-            splits = max(1, min(blocks, -(-4 * workers // row_tiles))) if workers > 1 else 1
+            splits = 1
+            if workers > 1:
+                splits = -(-4 * workers // row_tiles)
+                if rows == seqs:  # the last chunks' end is waited for: keep them short
+                    size = blocks * k * block * self.matrices.itemsize
+                    splits = max(splits, size // _BYTES_PER_CHUNK)
+                splits = max(1, min(blocks, splits))
             per_chunk = -(-blocks // splits)
             splits = -(-blocks // per_chunk)
             phases.append(

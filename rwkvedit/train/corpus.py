@@ -47,8 +47,9 @@ VOCABULARIES = ((0.2, 0.25, 0.5), (0.25, 0.6, 0.65), (0.55, 1.0, 0.9))
 # How much oftener than the rest a kind is told.
 KIND_ODDS = {
     "phone": 0.5, "city": 2.5, "color": 2.5, "thing": 2.5, "job": 1.5, "pet": 1.5, "food": 1.5,
-    "drink": 1.5, "sport": 1.5,
+    "drink": 1.5, "sport": 1.5, "sister": 2.0, "brother": 2.0, "friend": 2.0, "boss": 2.0,
 }
+KIN = 0.25  # share of the relatives who are themselves one of a world's people
 # Who "has a dog" has a pet, and who "has a car" drives one: things that another kind asks for.
 ALSO = {"pets": "pet", "vehicles": "vehicle"}
 ALSO_ODDS = 0.2  # share of the things that are one of these
@@ -106,6 +107,7 @@ class Writer:
         self.words, self.rng = words, rng
         self.open = 0.6
         self.refrains: list[str] = []  # what this document's small talk comes back to
+        self._people: list[str] = []  # of the world being told
         self._kinds = list(KINDS.values())
         odds = np.array([KIND_ODDS.get(kind.name, 1.0) for kind in self._kinds])
         self._kind_odds = odds / odds.sum()
@@ -144,8 +146,10 @@ class Writer:
         slot, openness = kind.slot, self.open
         if kind_name == "thing" and self.chance(ALSO_ODDS):
             slot, openness = self.pick(tuple(ALSO)), 0.0
+        kin = slot == "names" and self.chance(KIN)
+        people = [name for name in self._people if name not in ("I", entity)] if kin else []
         for _ in range(20):
-            value = self.words.value(slot, self.rng, openness)
+            value = self.pick(people) if people else self.words.value(slot, self.rng, openness)
             if value not in taken or self.chance(0.05):
                 break
         taken.add(value)
@@ -155,7 +159,7 @@ class Writer:
         """Distinct facts; half the worlds give everybody the same kinds (the hard case)."""
         taken: set[str] = set()
         facts: list[Fact] = []
-        entities = self._entities(n_entities)
+        entities = self._people = self._entities(n_entities)
         shared = self._draw_kinds(n_facts) if self.chance(0.65) else None
         thing = ""  # everybody's hat, each of another color
         if shared and self.chance(0.6):
@@ -276,7 +280,7 @@ class Writer:
         doc.add(prefix[:cut], decides)
         doc.add(prefix[cut:], ANSWER)
         doc.add(value, VALUE)
-        doc.add(".", ANSWER)
+        doc.add(".", VALUE)  # where a value ends must be copied too: "Cebu", not "Cebue"
 
     def answer(self, doc: Document, fact: Fact) -> None:
         self.sentence(doc, fact)

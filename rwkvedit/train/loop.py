@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rwkvedit.errors import FileFormatError, UnavailableError, UsageError
-from rwkvedit.train.network import Network, NetworkConfig
+from rwkvedit.train.network import Network, NetworkConfig, product_dtype
 from rwkvedit.train.optim import Optimizers, multiplier
 
 LOG_EVERY = 50  # steps
@@ -121,14 +121,15 @@ class Trainer:
         self.corpus = make_corpus(s.seed)
         padded = -(-vocab_size // 64) * 64  # round matrix products
         cfg = NetworkConfig(padded, s.n_embd, s.n_layer, s.head_size, s.tie)
-        self.network = Network(cfg, s.seed, compile=s.compile).to(self.device)
+        dtype = product_dtype(self.device)
+        self.network = Network(cfg, s.seed, dtype=dtype, compile=s.compile).to(self.device)
         self.step = 0
         self.tokens = 0
         self.elapsed = 0.0  # seconds of training, over all resumed parts
         self.last: dict[str, Any] = {}
         if s.init_from is not None and not s.resume:
             self._init_from(s.init_from)
-        self.optim = Optimizers(self.network, s.lr_scale)
+        self.optim = Optimizers(self.network, s.lr_scale, dtype)
         if s.resume:
             self._load()
         elif (s.out / "checkpoint.pt").exists():

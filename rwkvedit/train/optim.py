@@ -32,9 +32,9 @@ _MUON_ENDINGS = (
 )
 
 
-def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: g (M, rows, cols) -> same shape, bf16."""
-    x = g.bfloat16()
+def orthogonalise(g: Tensor, dtype: torch.dtype = torch.bfloat16, steps: int = 5) -> Tensor:
+    """Nearest semi-orthogonal matrices, roughly: g (M, rows, cols) -> same shape in ``dtype``."""
+    x = g.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -49,10 +49,14 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised. Matrices of one shape go through Newton-Schulz together."""
 
-    def __init__(self, params: list[Tensor], lr: float, momentum: float, weight_decay: float):
+    def __init__(
+        self, params: list[Tensor], lr: float, momentum: float, weight_decay: float,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:  # fmt: skip
         super().__init__(
             params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "scale": 1.0}
         )
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -72,7 +76,7 @@ class Muon(torch.optim.Optimizer):
                     m = state["momentum"]
                     m.lerp_(grad, 1 - beta)
                     updates.append(torch.lerp(grad, m, beta))
-                directions = orthogonalise(torch.stack(updates))
+                directions = orthogonalise(torch.stack(updates), self.dtype)
                 size = lr * math.sqrt(max(1.0, shape[0] / shape[1]))
                 for p, d in zip(params, directions.unbind(), strict=True):
                     p.mul_(1 - lr * group["weight_decay"])
@@ -82,7 +86,9 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """The pair as one: ``step``, ``zero_grad``, ``set_multiplier``, ``state_dict``."""
 
-    def __init__(self, network: nn.Module, lr_scale: float = 1.0) -> None:
+    def __init__(
+        self, network: nn.Module, lr_scale: float = 1.0, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         muon: list[Tensor] = []
         plain: list[Tensor] = []
         fast: list[Tensor] = []
@@ -102,7 +108,7 @@ class Optimizers:
             {"params": decayed, "weight_decay": ADAM_DECAY, "scale": 1.0},
         ]
         self.params = muon + plain + fast + decayed
-        self.muon = Muon(muon, MUON_LR, MUON_MOMENTUM, MUON_DECAY)
+        self.muon = Muon(muon, MUON_LR, MUON_MOMENTUM, MUON_DECAY, dtype)
         self.adam = torch.optim.AdamW(
             groups, lr=ADAM_LR, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True
         )
