@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from rwkvedit.facts import KINDS, fill, lexicon
+from rwkvedit.facts import KINDS, Fact, fill, lexicon
 from rwkvedit.models.catalog import embedded_folder
 from rwkvedit.models.tokenizer import WorldTokenizer
-from rwkvedit.train.corpus import STAGES, Corpus
+from rwkvedit.train.corpus import STAGES, Corpus, Document
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,21 @@ def test_value_tokens_carry_full_weight(tokenizer):
     full = batch.weights >= 0.99
     assert 0.03 < full.mean() < 0.2
     assert batch.weights.max() == 1.0
+
+
+def test_relatives_may_be_people_the_world_tells_of(tokenizer):
+    writer = Corpus(tokenizer, seed=3).writer
+    worlds = [writer.world(5, 2) for _ in range(200)]
+    kin = [(fact.value, {f.entity for f in facts}) for facts in worlds
+           for fact in facts if KINDS[fact.kind].slot == "names"]
+    known = [value in people for value, people in kin]
+    assert 0.1 < sum(known) / len(known) < 0.5
+    assert all(f.value != f.entity for facts in worlds for f in facts)
+
+
+def test_where_a_value_ends_counts_as_much_as_the_value(tokenizer):
+    writer = Corpus(tokenizer, seed=3).writer
+    doc = Document()
+    writer.answer(doc, Fact("city", "Bob", "Cebu"))
+    weights = dict(doc.pieces)
+    assert weights[" Cebu"] == weights["."] == 1.0 > weights[" lives in"]

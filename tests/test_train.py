@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from rwkvedit.errors import UsageError
 from rwkvedit.train.loop import Settings, Trainer
-from rwkvedit.train.network import Network, NetworkConfig
+from rwkvedit.train.network import Network, NetworkConfig, product_dtype
 from rwkvedit.train.optim import multiplier, orthogonalise
 
 V = 61
@@ -142,3 +143,19 @@ def test_the_schedule_warms_up_holds_and_falls():
     assert multiplier(0.0, 0) < 0.02 and multiplier(0.3, 500) == 1.0
     assert multiplier(0.7, 500) < multiplier(0.5, 500)
     assert multiplier(1.0, 500) == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [
+    (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (None, torch.bfloat16),
+])  # fmt: skip
+def test_products_avoid_a_type_that_the_processor_only_emulates(monkeypatch, slow, chosen):
+    def mm(a, b):
+        if a.dtype == slow:
+            time.sleep(0.02)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    product_dtype.cache_clear()
+    try:
+        assert product_dtype(torch.device("cpu")) == chosen
+    finally:
+        product_dtype.cache_clear()
