@@ -8,7 +8,8 @@ import pytest
 from rwkvedit.facts import KINDS, Fact, fill, lexicon
 from rwkvedit.models.catalog import embedded_folder
 from rwkvedit.models.tokenizer import WorldTokenizer
-from rwkvedit.train.corpus import STAGES, Corpus, Document
+from rwkvedit.train.corpus import STAGES, Corpus
+from rwkvedit.train.documents import Document
 
 
 @pytest.fixture(scope="module")

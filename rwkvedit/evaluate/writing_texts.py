@@ -133,7 +133,8 @@ def chats(seed: int, count: int) -> list[str]:
     """Documents of the embedded model's training generator, in words."""
     from rwkvedit.models.catalog import embedded_folder
     from rwkvedit.models.tokenizer import WorldTokenizer
-    from rwkvedit.train.corpus import STAGES, Writer
+    from rwkvedit.train.corpus import STAGES
+    from rwkvedit.train.documents import Writer
     from rwkvedit.train.words import Words
 
     tokenizer = WorldTokenizer.from_file(embedded_folder() / "vocab.txt")

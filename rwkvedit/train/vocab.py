@@ -56,7 +56,7 @@ def _segment(word: bytes, vocab: set[bytes]) -> list[bytes]:
 
 def corpus_words() -> set[str]:
     """Every word the corpus's own sentences use (templates, training lists, fixed phrases)."""
-    from rwkvedit.train.corpus import fixed_sentences
+    from rwkvedit.train.documents import fixed_sentences
 
     texts = list(fixed_sentences())
     for kind in KINDS.values():
