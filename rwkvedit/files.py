@@ -8,6 +8,7 @@ is fsynced, then renamed, so that a reader sees the old file or the new one and 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -24,6 +25,7 @@ from torch import Tensor
 from rwkvedit.errors import FileFormatError, RwkvEditError
 
 META_KEY = "rwkvedit"
+CHECKSUM = "tensors_sha256"  # in the label; files from before it have none
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> Path:
@@ -60,7 +62,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[
     """Write tensors and their label. ``meta`` needs ``format`` (str) and ``version`` (int)."""
     assert isinstance(meta.get("format"), str) and isinstance(meta.get("version"), int)
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    label = json.dumps(dict(meta), ensure_ascii=False, sort_keys=True)
+    label = json.dumps(
+        dict(meta) | {CHECKSUM: _checksum(plain)}, ensure_ascii=False, sort_keys=True
+    )
     return atomic_write(path, safetensors.torch.save(plain, metadata={META_KEY: label}))
 
 
@@ -109,8 +113,21 @@ def load_tensors(
         tensors = safetensors.torch.load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{path}: truncated or damaged safetensors file ({error})") from error
+    if meta.pop(CHECKSUM, None) not in (None, _checksum(tensors)):
+        raise FileFormatError(
+            f"{path}: damaged: its tensors are not those that were written; use a copy of the file"
+        )
     refuse_nonfinite(path, tensors)
     return tensors, meta
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def refuse_nonfinite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:

@@ -77,6 +77,7 @@ class Session:
         if system:
             start = self._speaker.with_system(start, self._speaker.spoken(system))
         self.journal = Journal(start, budget)
+        self.files: set[Path] = set()  # that this session saved to or loaded
 
     # -- what it is now --------------------------------------------------------------------
 
@@ -383,7 +384,9 @@ class Session:
         """State, tokens, sampler and journal in one file; returns its path."""
         from rwkvedit.sessionfile import save
 
-        return save(self, Path(path))
+        written = save(self, Path(path))
+        self.files.add(written)
+        return written
 
     def load(self, path: str | Path) -> str | None:
         """Become the conversation in ``path``; refused, with nothing changed, if it is not ours.
@@ -394,7 +397,9 @@ class Session:
         """
         from rwkvedit.sessionfile import load
 
-        return self.journal.load(load(self, Path(path)), Path(path).stem)
+        book = load(self, Path(path))
+        self.files.add(Path(path).expanduser())
+        return self.journal.load(book, Path(path).stem)
 
     def save_state(self, path: str | Path) -> Path:
         """The State alone in one file, without words or journal; returns its path."""

@@ -217,3 +217,21 @@ def test_a_damaged_state_is_refused(loaded, state):
     broken = state.replace(wkv=state.wkv * float("nan"))
     with pytest.raises(RwkvEditError, match="finite"):
         apply_edit(loaded, broken, OLD, NEW)
+
+
+def test_an_edit_of_what_was_never_told_takes_only_if_the_model_then_says_it(loaded, state):
+    from rwkvedit.evaluate.replies import greedy_replies
+
+    done = apply_edit(loaded, state, "Bob's car is red", "Bob's car is blue", controls=FACTS)
+    asked = loaded.template.encode_user(loaded.tokenizer, done.report.question)
+    (reply,) = greedy_replies(loaded, done.state.expand(1), [asked])
+    assert (done.report.verdict == "took") == ("blue" in reply), (done.report, reply)
+    (before,) = greedy_replies(loaded, state.expand(1), [asked])
+    assert "know" in before
+
+
+def test_what_no_kind_explains_is_checked_on_its_own_words_and_the_report_says_so(loaded, state):
+    done = apply_edit(loaded, state, "The moon tastes of cheese", "The moon tastes of salt")
+    if done.report.verdict == "took":
+        assert "own words only" in done.report.advice and "/ask" in done.report.advice
+    assert "own words" not in apply_edit(loaded, state, OLD, NEW).report.advice

@@ -101,3 +101,18 @@ def test_every_telling_is_heard_in_a_message_as_one_fact(kind):
     for template in (*kind.tells, *kind.tells_heldout, *kind.changes):
         said = fill(template, entity, value, "hat" if kind.has_thing else "")
         assert [(f.kind, f.entity) for f in parse_facts(said)] == [(kind.name, entity)], said
+
+
+@pytest.mark.parametrize(("said", "heard"), [
+    ("I've got a red bike.", [("color", "I", "red")]),
+    ("I'm 34 years old.", [("age", "I", "34")]),
+    ("Ann's favourite colour is teal.", [("like_color", "Ann", "teal")]),
+    ("Bob has moved to Chicago.", [("city", "Bob", "Chicago")]),
+    ("Bob has moved.", []),
+    ("Tom lives in Rome but Lena lives in Paris.",
+     [("city", "Tom", "Rome"), ("city", "Lena", "Paris")]),
+    ("Tom has a dog but Lena has a cat.", [("thing", "Tom", "dog"), ("thing", "Lena", "cat")]),
+    ("Tom lives in Rome and Lena in Paris.", []),
+])  # fmt: skip
+def test_other_spellings_and_joined_sentences(said, heard):
+    assert [(f.kind, f.entity, f.value) for f in parse_facts(said)] == heard

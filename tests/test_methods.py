@@ -375,3 +375,18 @@ def test_replaying_methods_share_the_replayed_delta(workspace, embedded, history
     assert torch.allclose(make("uniform", workspace), delta, atol=1e-4)
     wanted = dominance(delta)[..., None, None] * delta
     assert torch.allclose(make("r1-wt", workspace), wanted, atol=1e-4)
+
+
+def test_the_optimisers_steps_are_torchs():
+    from rwkvedit.recurrent.methods.optimised import _Adam
+
+    torch.manual_seed(0)
+    ours, theirs = torch.randn(3, 4), torch.nn.Parameter(torch.zeros(3, 4))
+    theirs.data.copy_(ours)
+    step, reference = _Adam([ours], 0.05), torch.optim.Adam([theirs], lr=0.05)
+    for _ in range(6):
+        gradient = torch.randn(3, 4)
+        step([gradient])
+        theirs.grad = gradient.clone()
+        reference.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)

@@ -176,3 +176,24 @@ def test_a_terminal_gets_colour_unless_no_color_is_set(monkeypatch):
 def test_a_name_with_a_dot_is_a_name_and_a_path_has_a_separator(shell, monkeypatch, name, where):
     monkeypatch.setattr(shells, "sessions_dir", lambda: Path("HOME"))
     assert shell.session_path(name) == Path(where)
+
+
+def test_saving_over_another_conversation_keeps_that_one_too(shell):
+    shell.execute("Ann lives in Oslo.")
+    assert shell.execute("/save keep").data["former"] is None
+    assert shell.execute("/save keep").data["former"] is None  # its own file
+    shell.session.files.clear()  # as a later program begins
+    shell.execute("/clear")
+    shell.execute("Ben lives in Rome.")
+    saved = shell.execute("/save keep")
+    assert any("/load keep~" in notice for notice in saved.notices)
+    assert shell.execute("/load keep~").data["turns"] == 1
+    assert "Ann" in shell.session.turns[0].user
+    shell.execute("/load keep")
+    assert "Ben" in shell.session.turns[0].user
+
+
+@pytest.mark.parametrize("name", ['""', "..", "."])
+def test_a_conversation_without_a_name_is_not_saved(shell, name):
+    done = shell.execute(f"/save {name}")
+    assert done.kind == "error" and "/save monday" in done.data["message"]

@@ -116,3 +116,12 @@ def test_a_folder_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     with pytest.raises(RwkvEditError, match="cannot write"):
         atomic_write(tmp_path / "f" / "g", "x")
+
+
+def test_a_changed_byte_is_refused(tmp_path: Path, model: RWKV7, state: State) -> None:
+    path = save_state(tmp_path / "s", state, **WHO)
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match=r"s: damaged"):
+        load_state(path, model.config, **WHO)

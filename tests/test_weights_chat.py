@@ -109,3 +109,13 @@ def test_mistakes_are_one_line_and_change_nothing(shell, toy, tmp_path):
         done = shell.execute(line)
         assert done.kind == "error" and said in done.data["message"], done.data
         assert "\n" not in done.data["message"] and bits(toy.session) == start
+
+
+def test_undo_without_a_change_of_weights_leaves_the_conversation(shell, toy):
+    shell.execute("/use chat")
+    shell.execute("Bob lives in Austin.")
+    said = len(shell.session.turns)
+    shell.execute("/use toy")
+    refused = shell.execute("/undo")
+    assert refused.kind == "error" and "/use chat" in refused.data["message"]
+    assert len(shell.session.turns) == said == 1

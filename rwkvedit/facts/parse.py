@@ -133,8 +133,17 @@ def _patterns() -> list[tuple[str, bool, re.Pattern[str]]]:
     ]
 
 
+#: Other ways of writing what the templates write.
+_SPELLINGS = tuple((re.compile(rf"(?<!\w){was}(?!\w)", re.IGNORECASE), now) for was, now in (
+    (r"I['’]ve(?: got)?", "I have"), (r"I['’]m", "I am"), ("favourite", "favorite"),
+    ("colour", "color"), (r"(?:has|have) (?:just |now )?moved to", "moved to"),
+))
+
+
 def _clean(text: str) -> str:
     text = " ".join(text.split()).strip().rstrip(".!")
+    for was, now in _SPELLINGS:
+        text = was.sub(now, text)
     while True:
         shorter = _OPENINGS.sub("", text, count=1)
         if shorter == text:
@@ -176,7 +185,7 @@ def parse_fact(text: str, last_entity: str = "") -> Fact | None:
     return best
 
 
-_STOP_VALUES = re.compile(r"^(?:not|where|what|who|when|in|at|from|called|named|very|so)\b", re.I)
+_STOP_VALUES = re.compile(r"^(?:not|where|what|who|when|in|at|from|called|named|very|so|moved|been|gone|become)\b", re.I)
 _NOT_COLORED = frozenset("name age job pet city home hobby birthday number phone".split())
 COLOR_WORDS = frozenset(
     "red blue green yellow black white brown orange purple pink gray grey gold silver teal "
@@ -217,6 +226,8 @@ def _accept(name: str, groups: dict[str, str | None], said: str, last: str) -> F
         return None
     if name == "color" and thing in _NOT_COLORED:
         return None
+    if name in ("city", "country") and re.search(r"(?<!\w)(?:in|but)(?!\w)", value, re.I):
+        return None
     if name == "place":
         entity = re.sub(r"^(?:The|My|Your)\b", lambda m: m.group().lower(), entity)
     return Fact(name, entity, value, thing, said if said.endswith((".", "!")) else said + ".")
@@ -252,9 +263,9 @@ def _sentence_facts(sentence: str, last: str) -> list[Fact]:
     if sentence.endswith("?"):
         return []
     whole = parse_fact(sentence, last)
-    if whole and " and " not in f" {whole.entity} {whole.value} ":
+    if whole and not re.search(r"(?<!\w)(?:and|but)(?!\w)", f"{whole.entity} {whole.value}"):
         return [whole]  # "has a boss and the name is Ann" says one thing
-    parts = re.split(r"(?:,\s+and\s+|,\s+|\s+and\s+)", sentence.rstrip(".!"))
+    parts = re.split(r"(?:,\s+(?:and|but)\s+|,\s+|\s+(?:and|but)\s+)", sentence.rstrip(".!"))
     if len(parts) > 1:
         chain: list[Fact] = []
         subject = last

@@ -207,9 +207,19 @@ class _Trial:
             self._spoken[q] = self.ws.gather((), rows)[handle].path_said
         return self._spoken[q]
 
+    def begins(self, q: int) -> bool:
+        """Must the model begin its sentence itself when ``q`` is asked of the edited state?
+
+        It must where it did before. Where it did on no question, the fact was never told: then it
+        must on each, or an edit would take that no question brings to light.
+        """
+        if self.spoken(q) or not self.ws.pair.questions:
+            return self.spoken(q)
+        return not any(self.spoken(other) for other in range(len(self.ws.asks)))
+
     def worth(self, q: int, after: Reading) -> float:
-        """P(new) on question ``q``, the sentence that leads to it included if it was understood."""
-        return after.p * (after.path if after.path_said or self.spoken(q) else 1.0)
+        """P(new) on question ``q``, the sentence that leads to it included where it must be."""
+        return after.p * (after.path if after.path_said or self.begins(q) else 1.0)
 
     def attempt(self, method: Method) -> Attempt:
         """Delta, strength and verification of one method."""
@@ -269,7 +279,7 @@ class _Trial:
         old, watched = checked[strength.alpha]
         results = compare(ws.controls, self.quiet, watched)
         took = all(
-            r.said and (r.path_said or not self.spoken(q)) for q, r in enumerate(after)
+            r.said and (r.path_said or not self.begins(q)) for q, r in enumerate(after)
         )
         verdict = DID_NOT_TAKE if not took else TOOK if all(c.kept for c in results) else LEAKED
         clock.lap("verify")
@@ -283,7 +293,12 @@ def _advice(
 ) -> str:
     """What to try next, one line; empty when the edit took."""
     if best.verdict == TOOK:
-        return ""
+        if ws.pair.questions:
+            return ""
+        return (
+            "it was checked on its own words only, for no kind of fact explains this sentence: see "
+            "what the model answers with /ask QUESTION"
+        )
     undo = "" if refused or dry_run else "/undo, then "
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)

@@ -172,6 +172,8 @@ class Shell:
 
         A path has a separator in it or ends as our files do; ``v1.2`` is a word.
         """
+        if not name.strip(". "):
+            raise UsageError("name the conversation, like /save monday")
         separated = any(mark in name for mark in (os.sep, os.altsep) if mark)
         if separated or name.startswith("~") or name.endswith(SUFFIX):
             return Path(name).expanduser()

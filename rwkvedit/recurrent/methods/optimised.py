@@ -11,6 +11,7 @@ Glossary (l edited layers, H heads, N head size, k rank):
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from rwkvedit_kernels.dispatch import threads, torch_threads
@@ -75,7 +76,7 @@ def _train(ws: Workspace) -> Tensor:
     with torch.no_grad():
         before, _ = ws.model.forward(rows, ws.state, tails=[len(t) for t in targets])
         quiet = [F.log_softmax(x.float(), -1) for x in before[marks:]]
-    optimizer = torch.optim.Adam([left, right], lr=RATE * float(half.amax()))
+    step = _Adam([left, right], RATE * float(half.amax()))
     best, best_loss, longest = start, float("inf"), 0.0
     for _ in range(STEPS):
         ws.check()
@@ -91,11 +92,32 @@ def _train(ws: Workspace) -> Tensor:
         now = time.perf_counter()
         if now + (longest or WAY_BACK * (now - begun)) > deadline:
             break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        step(torch.autograd.grad(loss, (left, right)))
         longest = max(longest, time.perf_counter() - begun)
     return best
+
+
+class _Adam:
+    """Adam (arXiv:1412.6980, algorithm 1) on ``parameters``, in place; call it with gradients.
+
+    torch's own brings in the whole compiler when first made: seconds, and a module that Ctrl-C
+    meanwhile leaves half loaded for good.
+    """
+
+    def __init__(self, parameters: list[Tensor], rate: float) -> None:
+        self.parameters, self.rate, self.count = parameters, rate, 0
+        self.mean = [torch.zeros_like(p) for p in parameters]
+        self.square = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor], first=0.9, second=0.999, eps=1e-8) -> None:
+        self.count += 1
+        rate = self.rate / (1 - first**self.count)
+        for p, g, m, v in zip(self.parameters, gradients, self.mean, self.square, strict=True):
+            m.lerp_(g, 1 - first)
+            v.mul_(second).addcmul_(g, g, value=1 - second)
+            root = v.div(1 - second**self.count).sqrt_()
+            p.addcdiv_(m, root.add_(eps), value=-rate)
 
 
 def _rows(ws: Workspace) -> tuple[list[list[int]], list[Tensor], int]:

@@ -7,9 +7,11 @@ from typing import Any
 
 from rwkvedit import config
 from rwkvedit.errors import RwkvEditError, UsageError
+from rwkvedit.files import atomic_write, read_bytes, spare_foreign
 from rwkvedit.repl.commands.base import command
 from rwkvedit.repl.registry import Arg
 from rwkvedit.repl.result import Fields, Result, result, say
+from rwkvedit.sessionfile import FORMAT
 
 GROUP = "files"
 
@@ -21,8 +23,23 @@ GROUP = "files"
     help="Keep state, tokens, sampler and journal in one file (a name or a path).",
 )
 def save(ctx: Any, name: str) -> Result:
-    path = ctx.session.save(ctx.session_path(name))
-    return say("save", f"saved to {path}", path=str(path), bytes=path.stat().st_size)
+    path = ctx.session_path(name)
+    former = _set_aside(path) if path not in ctx.session.files else None
+    path = ctx.session.save(path)
+    notices = []
+    if former is not None:
+        shown = former.stem if ctx.session_path(former.stem) == former else former
+        notices = [f"another conversation was saved there; /load {shown} has it"]
+    return say("save", f"saved to {path}", path=str(path), bytes=path.stat().st_size,
+               former=str(former) if former else None, notices=notices)
+
+
+def _set_aside(path: Path) -> Path | None:
+    """A copy, ``NAME~``, of the conversation at ``path``; None where there is none."""
+    spare_foreign(path, FORMAT)
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    return atomic_write(path.with_name(f"{path.stem}~{path.suffix}"), read_bytes(path))
 
 
 @command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rwkvedit.errors import RwkvEditError
 from rwkvedit.repl.commands.base import command
 from rwkvedit.repl.registry import Arg
 from rwkvedit.repl.result import Result, Table, result, say
@@ -22,6 +23,14 @@ def short(text: str, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def _some(steps: Any, verb: str, name: str) -> None:
+    if not steps:
+        raise RwkvEditError(
+            f"there is no change of {name}'s weights to {verb}; /use chat goes back to the "
+            f"conversation, whose steps /{verb} then takes"
+        )
+
+
 @command(
     "undo",
     group=GROUP,
@@ -31,7 +40,8 @@ def short(text: str, width: int = 60) -> str:
 )
 def undo(ctx: Any, steps: int | None) -> Result:
     count, opened = 1 if steps is None else steps, ctx.sessions.in_use
-    if opened is not None and opened.past:
+    if opened is not None:
+        _some(opened.past, "undo", opened.name)
         said = "; ".join(short(text) for text in opened.undo(count))
         return say("undo", f"undid in {opened.name}: {said}", steps=count, session=opened.name)
     undone = ctx.session.undo(count)
@@ -41,7 +51,8 @@ def undo(ctx: Any, steps: int | None) -> Result:
 @command("redo", group=GROUP, args=[STEPS], help="Do again what was undone.")
 def redo(ctx: Any, steps: int | None) -> Result:
     count, opened = 1 if steps is None else steps, ctx.sessions.in_use
-    if opened is not None and opened.future:
+    if opened is not None:
+        _some(opened.future, "redo", opened.name)
         said = "; ".join(short(text) for text in opened.redo(count))
         return say("redo", f"redid in {opened.name}: {said}", steps=count, session=opened.name)
     redone = ctx.session.redo(count)
