@@ -185,7 +185,9 @@ def parse_fact(text: str, last_entity: str = "") -> Fact | None:
     return best
 
 
-_STOP_VALUES = re.compile(r"^(?:not|where|what|who|when|in|at|from|called|named|very|so|moved|been|gone|become)\b", re.I)
+_STOP_VALUES = re.compile(
+    r"^(?:not|where|what|who|when|in|at|from|called|named|very|so|moved|been|gone|become)\b", re.I
+)
 _NOT_COLORED = frozenset("name age job pet city home hobby birthday number phone".split())
 COLOR_WORDS = frozenset(
     "red blue green yellow black white brown orange purple pink gray grey gold silver teal "

@@ -10,6 +10,8 @@ from typing import Any
 
 from rwkvedit.repl.result import Block, Fields, Grid, Report, Result, Table, Text, Written
 
+KNOWN = 0.1  # P of a control's value before, under which the model did not know it
+
 
 def number(value: Any) -> str:
     """A value as a person reads it: always with a point if it is a float."""
@@ -67,13 +69,19 @@ def report_lines(report: Report) -> list[str]:
         if d.get(name) and d[name].get("before") is not None:
             out.append(f"  {probability(d, name)} {change(d[name])}")
     for control in d.get("controls") or ():
-        word = "kept" if control["kept"] else "MOVED"
-        out.append(f"  {word}: {control['fact']} {change(control)}")
+        out.append(f"  {fate(control)}: {control['fact']} {change(control)}")
     if d.get("unchecked"):
         out.append(f"  {unchecked(d)}")
     if d.get("advice"):
         out.append(f"  next: {d['advice']}")
     return out
+
+
+def fate(control: dict[str, Any]) -> str:
+    """What became of a control; one that the model did not answer before has nothing to keep."""
+    if not control["kept"]:
+        return "MOVED"
+    return "kept" if control["before"] >= KNOWN else "not known"
 
 
 def verdict(d: dict[str, Any]) -> str:

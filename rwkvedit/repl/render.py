@@ -264,8 +264,9 @@ class Renderer:
             if pair.get("before") is not None:
                 grid.add_row(plain.probability(d, name), *_cells(pair))
         for control in d.get("controls") or ():
-            mark = ("kept ", "green") if control["kept"] else ("MOVED ", BAD)
-            grid.add_row(RichText.assemble(mark, str(control["fact"])), *_cells(control))
+            fate = plain.fate(control)
+            style = {"MOVED": BAD, "kept": "green"}.get(fate, "dim")
+            grid.add_row(RichText.assemble((f"{fate} ", style), str(control["fact"])), *_cells(control))
         return grid
 
 
