@@ -266,7 +266,8 @@ class Renderer:
         for control in d.get("controls") or ():
             fate = plain.fate(control)
             style = {"MOVED": BAD, "kept": "green"}.get(fate, "dim")
-            grid.add_row(RichText.assemble((f"{fate} ", style), str(control["fact"])), *_cells(control))
+            named = RichText.assemble((f"{fate} ", style), str(control["fact"]))
+            grid.add_row(named, *_cells(control))
         return grid
 
 
