@@ -228,7 +228,7 @@ def _accept(name: str, groups: dict[str, str | None], said: str, last: str) -> F
         return None
     if name == "color" and thing in _NOT_COLORED:
         return None
-    if name in ("city", "country") and re.search(r"(?<!\w)(?:in|but)(?!\w)", value, re.I):
+    if name in ("city", "country") and re.search(r"\bbut\b|\band\b.*\bin\b", value, re.I):
         return None
     if name == "place":
         entity = re.sub(r"^(?:The|My|Your)\b", lambda m: m.group().lower(), entity)
