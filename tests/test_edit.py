@@ -232,6 +232,6 @@ def test_an_edit_of_what_was_never_told_takes_only_if_the_model_then_says_it(loa
 
 def test_what_no_kind_explains_is_checked_on_its_own_words_and_the_report_says_so(loaded, state):
     done = apply_edit(loaded, state, "The moon tastes of cheese", "The moon tastes of salt")
-    if done.report.verdict == "took":
-        assert "own words only" in done.report.advice and "/ask" in done.report.advice
+    assert done.report.verdict == "took"
+    assert "own words only" in done.report.advice and "/ask" in done.report.advice
     assert "own words" not in apply_edit(loaded, state, OLD, NEW).report.advice

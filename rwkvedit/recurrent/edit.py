@@ -213,9 +213,10 @@ class _Trial:
         It must where it did before. Where it did on no question, the fact was never told: then it
         must on each, or an edit would take that no question brings to light.
         """
-        if self.spoken(q) or not self.ws.pair.questions:
-            return self.spoken(q)
-        return not any(self.spoken(other) for other in range(len(self.ws.asks)))
+        if self.spoken(q):
+            return True
+        asked = bool(self.ws.pair.questions)  # else its own words stand in for a question
+        return asked and not any(self.spoken(other) for other in range(len(self.ws.asks)))
 
     def worth(self, q: int, after: Reading) -> float:
         """P(new) on question ``q``, the sentence that leads to it included where it must be."""
