@@ -23,16 +23,21 @@ completes the job and a late or stalled helper costs time, never a deadlock.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import carray, njit, types
 from numba.extending import overload
 
 from .simd import (
     COLS,
     MAX_ROWS,
     atomic_add,
+    atomic_load,
     exp32,
+    float32_at,
+    linger,
     load,
+    ring,
     sigmoid32,
+    spin_hint,
     store,
     tanh32,
     tile_rows,
@@ -65,6 +70,11 @@ LAYER_INTS = T_LORA + 12
     S_WANTED, S_PHASES, S_HEAD, S_MIX_MAX,
 ) = range(17)  # fmt: skip
 SCALARS = 17
+
+# Words of ``ctrl``, the busy ones a cache line apart
+C_TICKET, C_DONE = 0, 8
+C_ROUND, C_INSIDE, C_PRESENT, C_CALLED = 16, 24, 32, 40
+CONTROLS = 48
 
 _DECAY = np.float32(-0.606531)  # -exp(-0.5), as the rwkv package rounds it
 _LN_EPS = np.float32(1e-5)
@@ -173,7 +183,7 @@ def _lerp(ln, ln_at, previous, p_at, small, mu, n, dst, to):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def work(
+def run_pass(
     weights, emb, small, scalars, table, mix_meta, phases, ctrl,
     tokens, row_seq, starts, wanted, needed, source,
     att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
@@ -185,8 +195,8 @@ def work(
     All arrays are flat. ``tokens``, ``row_seq`` (M,); ``starts`` (B + 1,) first row of each
     sequence; ``wanted`` (R,) rows whose logits are asked for; ``needed`` (Q,) rows, in order, that
     the last layer's channel-mix is to run for (with the row before each, for its shift);
-    ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (16,) zeros;
-    ``phases`` (phases, 8) as ``PackedModel._plan`` makes them.
+    ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (CONTROLS,)
+    zeros; ``phases`` (phases, 8) as ``PackedModel.plan`` makes them.
     """
     d, heads, n = scalars[S_D], scalars[S_H], scalars[S_N]
     dp, fp, hs = scalars[S_DP], scalars[S_FP], scalars[S_HS]
@@ -207,13 +217,13 @@ def work(
 
     phase, base = 0, 0
     while True:
-        ticket = atomic_add(ctrl, 0, 1)
+        ticket = atomic_add(ctrl, C_TICKET, 1)
         while phase < scalars[S_PHASES] and ticket >= base + phases[phase, 2]:
             base += phases[phase, 2]
             phase += 1
         if phase == scalars[S_PHASES]:
             if finish:
-                wait_until(ctrl, 8, base)
+                wait_until(ctrl, C_DONE, base)
             return
         chunk = ticket - base
         kind, layer, per_chunk = phases[phase, 0], phases[phase, 1], phases[phase, 3]
@@ -223,9 +233,9 @@ def work(
         part = chunk % splits
         if phases[phase, 6]:  # a wait is time to fetch the weights that this chunk begins with
             stride = per_chunk * phases[phase, 6]
-            warm_until(ctrl, 8, base, weights, phases[phase, 5] + part * stride,
+            warm_until(ctrl, C_DONE, base, weights, phases[phase, 5] + part * stride,
                        min(stride, _WARM // weights.itemsize))  # fmt: skip
-        wait_until(ctrl, 8, base)
+        wait_until(ctrl, C_DONE, base)
         picked = phases[phase, 7] != 0  # m counts needed rows, not all
         m0 = this_tile * tile
         m1 = min(m0 + tile, needed.size if picked else rows)
@@ -419,4 +429,79 @@ def work(
                         for i in range(many):
                             store(logits, (s0 + q) * vocab + col + i, load(out, q * COLS + i))
 
-        atomic_add(ctrl, 8, 1)
+        atomic_add(ctrl, C_DONE, 1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+def work(
+    weights, emb, small, scalars, table, mix_meta, phases, ctrl,
+    tokens, row_seq, starts, wanted, needed, source,
+    att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
+    x, r, k, v, vf, w, kk, b, g, y, hidden, f,
+    bell, turn, finish,
+):  # fmt: skip
+    """One pass as a job of ``pool``'s."""
+    if finish:
+        ring(bell)
+    run_pass(
+        weights, emb, small, scalars, table, mix_meta, phases, ctrl,
+        tokens, row_seq, starts, wanted, needed, source,
+        att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
+        x, r, k, v, vf, w, kk, b, g, y, hidden, f, finish,
+    )  # fmt: skip
+    if not finish:
+        linger(bell, turn)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+def work_on(
+    weights, emb, small, scalars, table, mix_meta, phases, ctrl,
+    tokens, row_seq, starts, needed, source, at, sizes,
+    x, r, k, v, vf, w, kk, b, g, y, hidden, f,
+    bell, finish,
+):  # fmt: skip
+    """Passes of one token a sequence, one after another, whose helpers stay inside between them.
+
+    What changes from pass to pass lies behind addresses: ``at`` (7,) of att_in, wkv_in, ffn_in,
+    att_out, wkv_out, ffn_out and logits, ``sizes`` (7,) their elements. The caller's ``ctrl`` lives
+    on: C_ROUND is odd while a pass is open, C_INSIDE counts the helpers that may touch what the
+    addresses name, C_PRESENT those that need not be called. The caller returns when none is inside;
+    a helper goes in by counting itself and then looking again whether the round is still on.
+    """
+    if finish:
+        ctrl[C_TICKET] = 0
+        ctrl[C_DONE] = 0
+        if ctrl[C_CALLED]:
+            ring(bell)
+        atomic_add(ctrl, C_ROUND, 1)
+    else:
+        atomic_add(ctrl, C_PRESENT, 1)
+    seen, looks, rung = -1, 0, atomic_load(bell, 0)
+    while True:
+        turn = atomic_load(ctrl, C_ROUND)
+        if turn % 2 == 0 or turn == seen:
+            looks += 1
+            if looks > atomic_load(bell, 1) or atomic_load(bell, 0) != rung:
+                atomic_add(ctrl, C_PRESENT, -1)
+                return
+            spin_hint()
+            continue
+        if not finish:
+            atomic_add(ctrl, C_INSIDE, 1)
+        if finish or atomic_load(ctrl, C_ROUND) == turn:
+            run_pass(
+                weights, emb, small, scalars, table, mix_meta, phases, ctrl,
+                tokens, row_seq, starts, row_seq, needed, source,
+                carray(float32_at(at[0]), sizes[0]), carray(float32_at(at[1]), sizes[1]),
+                carray(float32_at(at[2]), sizes[2]), carray(float32_at(at[3]), sizes[3]),
+                carray(float32_at(at[4]), sizes[4]), carray(float32_at(at[5]), sizes[5]),
+                carray(float32_at(at[6]), sizes[6]),
+                x, r, k, v, vf, w, kk, b, g, y, hidden, f, finish,
+            )  # fmt: skip
+        if finish:
+            atomic_add(ctrl, C_ROUND, 1)
+            while atomic_load(ctrl, C_INSIDE) > 0:
+                spin_hint()
+            return
+        atomic_add(ctrl, C_INSIDE, -1)
+        seen, looks, rung = turn, 0, atomic_load(bell, 0)

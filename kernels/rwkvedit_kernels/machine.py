@@ -14,13 +14,15 @@ from numba import njit
 
 from .dispatch import threads
 from .pool import run_job
-from .simd import atomic_add, load, wait_until
+from .simd import atomic_add, load, ring, wait_until
 
 _CHUNK = 1 << 18  # floats a ticket (1 MiB)
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _read(data, sums, ctrl, finish):
+def _read(data, sums, ctrl, bell, turn, finish):
+    if finish:
+        ring(bell)
     chunks = data.size // _CHUNK
     while True:
         ticket = atomic_add(ctrl, 0, 1)

@@ -10,7 +10,7 @@ each. States are read, never written: what comes back is fresh.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from . import fused_numba as fused
-from .crew import Crew
+from .decoder import Decoders
 from .dispatch import threads as available_threads
-from .passes import NONE, Pass
+from .passes import NONE, Layout, Pass
 from .simd import COLS, MAX_ROWS, UNROLL
 
 LOW_RANK = "wagv"  # order of the four low-rank maps everywhere below
@@ -97,6 +97,10 @@ class PackedModel:
         self.n_head, self.head_size = get("blocks.0.att.r_k").shape
         self.n_ffn = get("blocks.0.ffn.key.weight").shape[0]
         d, n, layers = self.n_embd, self.head_size, self.n_layer
+        shift, wkv = (layers, d), (layers, self.n_head, n, n)
+        self.state_shapes = (shift, wkv, shift)
+        """Of one sequence's att_x, wkv and ffn_x."""
+        self.state_sizes = tuple(math.prod(shape) for shape in self.state_shapes)
         dp, fp = _round_up(d, UNROLL), _round_up(self.n_ffn, COLS)
         block = COLS // 2 if half else COLS
 
@@ -186,15 +190,14 @@ class PackedModel:
         base[fused.S_DP], base[fused.S_FP], base[fused.S_HS] = dp, fp, hidden_width
         base[fused.S_BLOCK], base[fused.S_HEAD] = block, head_at
         self.base = base
-        self._plans: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
-        self._crews: dict[tuple[int, int], Crew] = {}
+        self.decoders = Decoders(self)
 
     @property
     def nbytes(self) -> int:
         """Bytes of matrices that one token reads (the embedding's one row left out)."""
         return self.matrices.nbytes
 
-    def _plan(
+    def plan(
         self, rows: int, seqs: int, wanted: int, workers: int,
         layers: tuple[int, int] | None = None, embed: bool = True, needed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
@@ -268,27 +271,13 @@ class PackedModel:
         """
         rows, seqs = len(tokens), len(lengths)
         workers = self._workers(threads)
-        decode = rows == seqs
-        crew = self._crews.setdefault((rows, workers), Crew(workers)) if decode else None
-        began = time.perf_counter()
-        if crew is not None:
-            workers = crew.pick()
         if seqs > 1 and wkv.stride(0) == 0:  # one state expanded over all of them
             att_x, wkv, ffn_x = att_x[:1], wkv[:1], ffn_x[:1]
         source = np.arange(seqs) if len(att_x) == seqs else np.zeros(seqs, np.int64)
-        job = Pass(self, lengths, source, att_x, wkv, ffn_x)
-        needed = NONE if decode else job.needed(wanted)
-        key = (rows, len(wanted), workers)
-        if decode and key in self._plans:
-            scalars, phases = self._plans[key]
-        else:
-            scalars, phases = self._plan(rows, seqs, len(wanted), workers, needed=len(needed))
-            if decode:
-                self._plans[key] = scalars, phases
-        logits = job.run(scalars, phases, workers, tokens, wanted, needed)
-        if crew is not None:
-            crew.took(workers, time.perf_counter() - began)
-        return logits, *job.state()
+        job = Pass(self, Layout.of(lengths), source, att_x, wkv, ffn_x)
+        needed = job.needed(wanted)
+        plan = self.plan(rows, seqs, len(wanted), workers, needed=len(needed))
+        return job.run(*plan, workers, tokens, wanted, needed), *job.state()
 
     def _workers(self, threads: int | None) -> int:
         return min(threads or available_threads(), 1 + self.nbytes // _BYTES_PER_WORKER)
@@ -304,8 +293,9 @@ class PackedModel:
         """
         ids = [self._check(t) for t in tokens]
         workers = self._workers(threads)
-        job = Pass(self, [len(t) for t in ids], np.zeros(len(ids), np.int64), att_x, wkv, ffn_x)
-        plan = self._plan(job.rows, len(ids), 0, workers, (0, layer))
+        layout = Layout.of([len(t) for t in ids])
+        job = Pass(self, layout, np.zeros(len(ids), np.int64), att_x, wkv, ffn_x)
+        plan = self.plan(job.rows, len(ids), 0, workers, (0, layer))
         job.run(*plan, workers, np.concatenate(ids), NONE)
         return job.area("x"), job.area("vf")
 
@@ -321,7 +311,7 @@ class PackedModel:
         ``b`` as (layers, M, H, N).
         """
         workers = self._workers(threads)
-        job = Pass(self, lengths, np.asarray(source, np.int64), att_x, wkv, ffn_x)
+        job = Pass(self, Layout.of(lengths), np.asarray(source, np.int64), att_x, wkv, ffn_x)
         job.fill("x", x)
         job.fill("vf", vf)
         ends = np.cumsum(lengths)
@@ -332,13 +322,13 @@ class PackedModel:
         if sites:  # a job a layer: the next one writes over what this one leaves
             for first in range(layer, self.n_layer):
                 last = first + 1 == self.n_layer
-                plan = self._plan(job.rows, len(lengths), len(wanted) if last else 0, workers,
+                plan = self.plan(job.rows, len(lengths), len(wanted) if last else 0, workers,
                                   (first, first + 1), False, len(needed))  # fmt: skip
                 logits = job.run(*plan, workers, NONE, wanted if last else NONE, needed)
                 for name, kept in seen.items():
                     kept.append(job.area(name).view(-1, self.n_head, self.head_size))
         else:
-            plan = self._plan(job.rows, len(lengths), len(wanted), workers,
+            plan = self.plan(job.rows, len(lengths), len(wanted), workers,
                               (layer, self.n_layer), False, len(needed))  # fmt: skip
             logits = job.run(*plan, workers, NONE, wanted, needed)
         found = {name: torch.stack(kept) for name, kept in seen.items() if kept}
@@ -349,9 +339,14 @@ class PackedModel:
         threads: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """One token of each sequence: (logits (B, V), att_x, wkv, ffn_x)."""
-        count = len(tokens)
-        ids = self._check(tokens)
-        return self.run(ids, [1] * count, np.arange(count), att_x, wkv, ffn_x, threads)
+        self._check(tokens)
+        return self.decoders.run(tokens, att_x, wkv, ffn_x, self._workers(threads))
+
+    def step_one(
+        self, token: int, att_x: Tensor, wkv: Tensor, ffn_x: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One token of one sequence, which is not checked; nothing has a batch axis."""
+        return self.decoders.run((token,), att_x, wkv, ffn_x, self._workers(None), single=True)
 
     def forward(
         self, tokens: Sequence[Sequence[int]], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
@@ -368,6 +363,10 @@ class PackedModel:
         lengths = [len(t) for t in ids]
         if not seqs or min(lengths) == 0:
             raise ValueError("every prompt needs at least one token")
+        if max(lengths) == 1 and seqs <= _MAX_ROWS_PER_PASS and set(tails or (1,)) == {1}:
+            logits, *state = self.step([int(row[0]) for row in ids], att_x, wkv, ffn_x, threads)
+            pieces = list(logits.split(1)) if full or tails is not None else logits
+            return pieces, state[0], state[1], state[2]
         span = max(1, _MAX_ROWS_PER_PASS // seqs) if sum(lengths) > _MAX_ROWS_PER_PASS else 0
         if tails is not None:
             return self._tails(ids, lengths, list(tails), att_x, wkv, ffn_x, threads)

@@ -300,7 +300,7 @@ def atomic_add(typingctx, array, index, value):
 
     def codegen(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), args[2], "acq_rel")
+        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), args[2], "seq_cst")
 
     return types.int64(array, types.int64, types.int64), codegen
 
@@ -309,9 +309,19 @@ def atomic_add(typingctx, array, index, value):
 def atomic_load(typingctx, array, index):
     def codegen(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", align=8)
+        return builder.load_atomic(builder.gep(data, [args[1]]), "seq_cst", align=8)
 
     return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+def float32_at(typingctx, address):
+    """The float32 memory that begins at an address, for ``numba.carray``."""
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+    return types.CPointer(types.float32)(types.int64), codegen
 
 
 @intrinsic
@@ -385,3 +395,22 @@ def wait_until(array, index, value):
             spin_hint()
         else:
             yield_processor()
+
+
+@njit(nogil=True)
+def ring(bell):
+    """Tell the helpers that linger that the next job is theirs to fetch."""
+    atomic_add(bell, 0, 1)
+
+
+@njit(nogil=True, cache=True)
+def linger(bell, turn):
+    """A helper's wait for the job after number ``turn``, of at most bell[1] looks at bell[0].
+
+    To wake a sleeping thread takes a good part of a small model's token, and it may be woken on
+    its waker's own core.
+    """
+    for _ in range(atomic_load(bell, 1)):
+        if atomic_load(bell, 0) != turn:
+            return
+        spin_hint()

@@ -23,7 +23,18 @@ from torch import Tensor
 
 from .dispatch import backend_for, threads
 from .pool import run_job
-from .simd import COLS, LANES, MAX_ROWS, UNROLL, atomic_add, load, store, tile_rows, wait_until
+from .simd import (
+    COLS,
+    LANES,
+    MAX_ROWS,
+    UNROLL,
+    atomic_add,
+    load,
+    ring,
+    store,
+    tile_rows,
+    wait_until,
+)
 
 TOLERANCE = 1e-5  # |A^T u - s v| / s accepted in float32
 _FIRST_ROUNDS = 14  # plain rounds; a delta of rank one needs two, most deltas ten
@@ -303,7 +314,9 @@ def _power_rounds(power, n, v, z, rounds):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
-def _solve(matrices, count, m, n, starts, u, s, v, bad, ctrl, finish):
+def _solve(matrices, count, m, n, starts, u, s, v, bad, ctrl, bell, turn, finish):
+    if finish:
+        ring(bell)
     size = m * n
     pad = (max(m, n) + UNROLL - 1) // UNROLL * UNROLL
     blocks = (n + COLS - 1) // COLS

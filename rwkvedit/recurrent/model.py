@@ -80,6 +80,9 @@ class RWKV7:
         """(L, H, N, N) tuned initial state, or None."""
         self._layers = [self._layer(i) for i in range(self.config.n_layer)]
         self._hooks: list[Hooks] = []
+        c = self.config
+        self._wkv_shape = (c.n_layer, c.n_head, c.head_size, c.head_size)
+        self._shift_shape = (c.n_layer, c.n_embd)
 
     def _place(self, name: str, t: Tensor) -> Tensor:
         matrix = name in ("emb.weight", "head.weight") or name.endswith(_MATRICES)
@@ -142,6 +145,9 @@ class RWKV7:
         are in nats before softmax. Raises UsageError on no tokens, a token outside the vocabulary,
         or a State of another shape.
         """
+        if state is not None and tails is None and not hooks and self._is_decode(tokens, state):
+            logits, *after = self.packed.step_one(tokens[0], *state.tensors())
+            return (logits[None] if full else logits), State(*after)
         prompts, single = as_prompts(tokens, self.config.vocab_size)
         state = self._start(state, len(prompts), single)
         tap = Tap(self.config.n_layer, hooks, *self._hooks) if hooks or self._hooks else None
@@ -162,6 +168,18 @@ class RWKV7:
         return (logits[0], state[0]) if single else (logits, state)
 
     __call__ = forward
+
+    def _is_decode(self, tokens: object, state: State) -> bool:
+        """Is this one valid token after one state of this model's, with nothing looking inside?"""
+        return (
+            type(tokens) is list and len(tokens) == 1 and type(tokens[0]) is int
+            and 0 <= tokens[0] < self.config.vocab_size
+            and not self._hooks
+            and state.wkv.shape == self._wkv_shape and state.att_x.shape == self._shift_shape
+            and state.ffn_x.shape == self._shift_shape
+            and not any(x.requires_grad or x.is_cuda for x in state.tensors())
+            and self.fused
+        )
 
     @property
     def fused(self) -> bool:

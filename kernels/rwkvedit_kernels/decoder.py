@@ -1,0 +1,110 @@
+"""Decoding: passes of one token a sequence, one after another, on a standing job.
+
+Streaming a model's weights sweeps everything else out of the caches, so each line of Python between
+two tokens is dear: all that does not change from token to token is set up once, and helpers stay
+inside between tokens (see ``fused_numba.work_on``). Knows a packed model's shapes and plans.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import fused_numba as fused
+from .crew import Crew
+from .passes import NONE, fresh, one_each, work_areas
+from .pool import bell, call_helpers
+
+if TYPE_CHECKING:
+    from .packed import PackedModel
+
+Results = tuple[Tensor, Tensor, Tensor, Tensor]  # logits and the state
+
+
+class Decoders:
+    """A model's decoding jobs: one for each thread of Python's, number of sequences and crew."""
+
+    def __init__(self, model: PackedModel) -> None:
+        self.model = model
+        self._crews: dict[tuple[int, int], Crew] = {}
+        self._local = threading.local()
+
+    def run(
+        self, tokens: Sequence[int], att_x: Tensor, wkv: Tensor, ffn_x: Tensor, most: int,
+        single: bool = False,
+    ) -> Results:  # fmt: skip
+        """One token of each sequence, on up to ``most`` threads.
+
+        The state holds one row a sequence, or a single row that all of them start from; with
+        ``single``, for the one token, neither it nor what comes back has a batch axis. Tokens are
+        not checked.
+        """
+        began, count = time.perf_counter(), len(tokens)
+        crew = self._crews.get((count, most))
+        if crew is None:
+            crew = self._crews[count, most] = Crew(most)
+        workers = crew.pick()
+        shared = count > 1 and (len(wkv) == 1 or wkv.stride(0) == 0)
+        found = self._job(count, workers, shared).run(tokens, att_x, wkv, ffn_x, single)
+        crew.took(workers, time.perf_counter() - began)
+        return found
+
+    def _job(self, count: int, workers: int, shared: bool) -> _Standing:
+        key = count, workers, shared, os.getpid()  # helpers do not survive a fork
+        jobs = self._local.__dict__.setdefault("jobs", {})
+        if key not in jobs:
+            jobs[key] = _Standing(self.model, count, workers, shared)
+        return jobs[key]
+
+
+class _Standing:
+    """The arguments of one ``work_on``, kept from token to token."""
+
+    def __init__(self, model: PackedModel, count: int, workers: int, shared: bool) -> None:
+        self.count, self.workers, self.shared = count, workers, shared
+        scalars, phases = model.plan(count, count, count, workers)
+        layout = one_each(count)
+        self.shapes = [*model.state_shapes, (model.vocab_size,)]
+        elements = [*model.state_sizes, model.vocab_size]
+        rows = [1 if shared else count] * 3 + [count] * 4
+        self.ctrl = np.zeros(fused.CONTROLS, np.int64)
+        self.tokens = np.zeros(count, np.int64)
+        self.at = np.zeros(len(rows), np.int64)
+        sizes = np.array(rows) * np.array([*elements[:3], *elements])
+        source = np.zeros(count, np.int64) if shared else np.arange(count)
+        self.args = (
+            model.matrices, model.emb, model.small, scalars, model.table, model.meta, phases,
+            self.ctrl, self.tokens, layout.row_seq, layout.starts, NONE, source, self.at, sizes,
+            *work_areas(model, count).values(), bell(),
+        )  # fmt: skip
+
+    def run(
+        self, tokens: Sequence[int], att_x: Tensor, wkv: Tensor, ffn_x: Tensor, single: bool
+    ) -> Results:
+        if self.shared:
+            att_x, wkv, ffn_x = att_x[:1], wkv[:1], ffn_x[:1]
+        ins = _plain(att_x), _plain(wkv), _plain(ffn_x)
+        lead = () if single else (self.count,)
+        outs = [fresh(lead + shape) for shape in self.shapes]
+        self.tokens[:] = tokens
+        self.at[:] = [t.data_ptr() for t in (*ins, *outs)]
+        called = self.workers - 1 > self.ctrl[fused.C_PRESENT]
+        self.ctrl[fused.C_CALLED] = called
+        if called:
+            call_helpers(self.workers - 1, fused.work_on, self.args)
+        fused.work_on(*self.args, True)  # finish; holds no lock of the interpreter's meanwhile
+        return outs[3], outs[0], outs[1], outs[2]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor as contiguous float32: itself if it is that."""
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        return tensor
+    return tensor.detach().to(torch.float32).contiguous()
