@@ -8,6 +8,7 @@ from rwkvedit.evaluate.replies import greedy_replies, is_unknown, says
 from rwkvedit.models.catalog import load_model
 from rwkvedit.recurrent import erase
 from rwkvedit.recurrent.asking import Reading
+from rwkvedit.recurrent.edit import apply_edit
 from rwkvedit.recurrent.erase import apply_forget, apply_nuke, read_fact
 
 FACTS = ("Bob lives in Austin.", "Alice lives in Paris.", "Carol lives in Dallas.")
@@ -120,6 +121,31 @@ def test_an_erasure_that_took_but_did_not_hold_says_so_and_what_to_type(old, say
     assert "/undo" not in erase._advice(best, "forget", "Bob lives in Austin", False, True)
     assert erase._advice(best, "nuke", "Bob lives in Austin", False, False).endswith(
         '/rwkv-nuke "Bob lives in Austin" --layers all')
+
+
+def test_an_erasure_after_which_something_else_is_said_does_not_claim_ignorance():
+    best = tried([reading(0.05, False)], [reading(0.9, True), reading(0.1, False)])
+    advice = erase._advice(best, "nuke", "Bob lives in Austin", False, False)
+    assert "does not always say that it is not known (P 0.10" in advice and "/ask" in advice
+
+
+def test_another_persons_value_in_a_facts_place_is_erased_too(loaded, state):
+    mixed = apply_edit(loaded, state, FACTS[0], "Bob lives in Paris").state
+    rome = "Bob lives in Rome"  # what is not there; Paris is, and is Alice's
+    outcome = apply_nuke(loaded, mixed, rome, controls=FACTS[1:])
+    asked = loaded.template.encode_user(loaded.tokenizer, "Where does Bob live?")
+    assert outcome.report.applied
+    assert is_unknown(greedy_replies(loaded, outcome.state, [asked])[0])
+    for heard in ((), ("Bob lives in Paris.", *FACTS[1:])):  # nobody's, and his own
+        assert not apply_nuke(loaded, mixed, rome, controls=heard).report.applied
+
+
+def test_training_erases_what_it_is_taught_and_leaves_the_rest(loaded, state):
+    report = apply_forget(
+        loaded, state, FACTS[0], "Bob", method="optimised", controls=FACTS[1:]).report
+    assert report.verdict == "took" and report.applied and report.alpha == 1.0
+    assert report.p_old.after < 0.1 and report.p_new.after > 0.8
+    assert all(control.kept for control in report.controls)
 
 
 def test_an_erasure_that_held_has_nothing_to_advise():

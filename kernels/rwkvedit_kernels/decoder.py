@@ -79,7 +79,7 @@ class _Standing:
         self.at = np.zeros(len(rows), np.int64)
         sizes = np.array(rows) * np.array([*elements[:3], *elements])
         source = np.zeros(count, np.int64) if shared else np.arange(count)
-        self.args = (
+        self.args: tuple = (
             model.matrices, model.emb, model.small, scalars, model.table, model.meta, phases,
             self.ctrl, self.tokens, layout.row_seq, layout.starts, NONE, source, self.at, sizes,
             *work_areas(model, count).values(), bell(),
@@ -99,7 +99,8 @@ class _Standing:
         self.ctrl[fused.C_CALLED] = called
         if called:
             call_helpers(self.workers - 1, fused.work_on, self.args)
-        fused.work_on(*self.args, True)  # finish; holds no lock of the interpreter's meanwhile
+        finish = (True,)
+        fused.work_on(*self.args, *finish)  # the interpreter may go on meanwhile
         return outs[3], outs[0], outs[1], outs[2]
 
 

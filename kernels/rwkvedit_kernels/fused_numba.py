@@ -23,7 +23,7 @@ completes the job and a late or stalled helper costs time, never a deadlock.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, njit, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import overload
 
 from .simd import (

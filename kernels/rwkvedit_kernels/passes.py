@@ -108,7 +108,7 @@ def work_areas(model: PackedModel, rows: int) -> dict[str, np.ndarray]:
     d = model.n_embd
     dp, fp, hs = (int(model.base[i]) for i in (fused.S_DP, fused.S_FP, fused.S_HS))
     widths = [d] * 9 + [dp, hs, fp]
-    areas = dict(zip(_AREAS, _scratch([rows * width for width in widths]), strict=True))
+    areas: dict[str, np.ndarray] = dict(zip(_AREAS, _scratch([rows * width for width in widths]), strict=True))
     if dp != d:
         areas["y"][:] = 0  # a padded column must hold a number
     return areas

@@ -6,6 +6,7 @@ Two families of delta over the edited layers, both with a searched strength:
                  another value of its kind): what the state reads at the fact's own address goes.
 ``nullspace``    the same, bent off what the controls' questions read (``methods.nullspace``);
                  ``nullspace-firm`` with more weight on them.
+``optimised``    from the best of those tried, trained not to know (``methods.optimised``).
 ``entity``,      delta = state(baseline told alone) - state(fact told alone), each an acknowledged
 ``neutral``,     turn from a fresh state; the baseline is the entity's name only (keeps the
 ``placeholder``  entity), ``"."``, or dots of the fact's own length (keeps later turns in place).
@@ -27,7 +28,7 @@ from torch import Tensor
 from rwkvedit.errors import RwkvEditError, UsageError
 from rwkvedit.facts import KINDS, Fact, parse_fact
 from rwkvedit.facts.lexicon import TRAIN
-from rwkvedit.recurrent.asking import Ask, Reading, Rows
+from rwkvedit.recurrent.asking import Ask, Reading, Rows, make_asks
 from rwkvedit.recurrent.calibrate import told_turn
 from rwkvedit.recurrent.controls import add_controls, compare, make_controls
 from rwkvedit.recurrent.edit import SLIP
@@ -44,24 +45,28 @@ from rwkvedit.recurrent.editreport import (
 )
 from rwkvedit.recurrent.methods.donorless import removal
 from rwkvedit.recurrent.methods.nullspace import FIRM, GUARD, unseen
+from rwkvedit.recurrent.methods.optimised import Lesson, train
 from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import parse_ratio, search_strength
 from rwkvedit.recurrent.workspace import Workspace, kernels_first, layer_range
 
 UNKNOWN = " I don't know"
-BASELINES = ("project", "entity", "neutral", "placeholder", "nullspace", "nullspace-firm")
+BASELINES = (
+    "project", "entity", "neutral", "placeholder", "nullspace", "nullspace-firm", "optimised",
+)
 #: What ``auto`` tries in turn, for each verb, until one holds and shakes no control.
 ORDER = {
-    "forget": ("project", "nullspace", "nullspace-firm", "entity"),
-    "nuke": ("project", "neutral", "nullspace", "nullspace-firm"),
+    "forget": ("project", "nullspace", "nullspace-firm", "entity", "optimised"),
+    "nuke": ("project", "neutral", "nullspace", "nullspace-firm", "optimised"),
 }
 #: What a fixed ratio means for each verb: the published baseline delta.
 PUBLISHED = {"forget": ("entity",), "nuke": ("neutral",)}
 #: Strengths tried; fine, since an erasure that is too strong takes other facts with it.
 LADDER = (0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6)
 GUARDS = {"nullspace": GUARD, "nullspace-firm": FIRM}
-PROBED = ("project", *GUARDS)
+TRAINED = "optimised"
+PROBED = ("project", *GUARDS, TRAINED)
 #: P(old) after an erasure, the answer's own words forced, must fall below this.
 GONE = 0.4
 #: P("I don't know") that every one of a fact's own questions must pass. At .6 an erasure now and
@@ -161,7 +166,7 @@ def erase(
     clock.lap("probe")
     state_norm = state.norm(ws.layers)
     p_old, p_new = _mean(work.old_before), _mean(work.unknown_before)
-    if method == "auto" and fixed is None and work.untold():
+    if method == "auto" and fixed is None and work.untold() and not work.mixes_up(controls):
         report = EditReport(
             verb=verb, old=fact, new="", method="none", asked_method=method, ratio=0.0, alpha=0.0,
             state_norm=state_norm, delta_norm=0.0, verdict=DRY_RUN if dry_run else DID_NOT_TAKE,
@@ -173,14 +178,19 @@ def erase(
         )
         return EditOutcome(state, replace(report, ms=clock.total()))
     tried: list[_Tried] = []
+    best: _Tried | None = None
     for name in names:
-        if name in GUARDS and tried and ws.model.backend != "native":
-            continue  # it needs hooks, which this backend has not
+        if name in (*GUARDS, TRAINED) and tried:
+            if ws.model.backend != "native":
+                continue  # it needs hooks or gradients, which this backend has not
+            if name == TRAINED and best is not None and best.verdict == TOOK and best.held:
+                break  # dear, and something holds already
         tried.append(work.attempt(name, fixed, state_norm, clock))
         best = min(tried, key=_Tried.order)
         if best.verdict == TOOK and best.held and best.slip <= SLIP:
             break
-    best = min(tried, key=_Tried.order)
+        ws.warm = best.alpha * best.delta
+    assert best is not None, "at least one method is tried"
     verdict, alpha, delta = best.verdict, best.alpha, best.delta
     refused = method == "auto" and fixed is None and verdict != TOOK
     applied = not dry_run and not refused
@@ -279,9 +289,39 @@ class _Erasure:
         readings = ws.gather((), rows)
         return all(readings[h].p < DOUBT for h in handles)
 
+    def mixes_up(self, heard: Sequence[str]) -> bool:
+        """Does it give, in this fact's place, the value of another that the chat holds?
+
+        (And nothing heard says that it is also this one's: then the user named a wrong value.)
+        """
+        ws, own = self.ws, self.ws.pair.fact
+        if own is None:
+            return False
+        facts = [fact for fact in map(parse_fact, heard) if fact is not None]
+        if any(fact.key == own.key for fact in facts):
+            return False
+        rows, encode = Rows(), ws.loaded.tokenizer.encode
+        values = dict.fromkeys(own.with_value(fact.value).answer_value() for fact in facts)
+        handles = [rows.add(ask, encode(value)) for value in values for ask in ws.asks]
+        readings = ws.gather((), rows)
+        return any(readings[h].said and readings[h].path_said for h in handles)
+
+    def lesson(self) -> Lesson:
+        """Not to know, however the fact is asked after, nor to give it where the answer is begun
+        for the model."""
+        ws = self.ws
+        asks = make_asks(ws.loaded, ws.pair.questions, ws.pair.answer)
+        return Lesson(
+            [(ask.prompt, self.unknown) for ask in asks] if ws.pair.questions else [],
+            [(ask.tokens, ws.said_old) for ask in asks],
+        )
+
     def delta(self, name: str) -> Tensor:
         """(l, H, N, N), see the module's formulas."""
         ws = self.ws
+        if name == TRAINED:
+            start = ws.warm if ws.warm is not None else self.delta("project")
+            return train(ws, self.lesson(), start)
         if name in PROBED:
             gone = removal(ws.state.wkv[ws.layers], ws.triples("probe", ws.rank).v)
             return unseen(ws, gone, GUARDS[name]) if name in GUARDS else gone
@@ -330,8 +370,8 @@ class _Erasure:
                 scores.append(min([gone, *(r.p for r in unknown)]))
             return scores
 
-        if fixed is not None:
-            alpha = fixed * state_norm / norm
+        if fixed is not None or name == TRAINED:
+            alpha = 1.0 if fixed is None else fixed * state_norm / norm
             held = score([alpha])[0] >= self.target
         else:
             strength = search_strength(
@@ -368,6 +408,11 @@ def _advice(best: _Tried, verb: str, fact: str, refused: bool, dry_run: bool) ->
                 f"the old value (P {least:.2f}): {undo}{stronger}"
             )
         unsure = min(r.p for r in best.unknown)
+        if not all(r.said for r in best.unknown):
+            return (
+                "the reply gives the old value no more, but does not always say that it is not "
+                f"known (P {unsure:.2f}; see what it says with /ask): {undo}{stronger}"
+            )
         return f"it says that it does not know, but not surely (P {unsure:.2f}): {undo}{stronger}"
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)

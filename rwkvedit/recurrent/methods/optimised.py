@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from rwkvedit_kernels.dispatch import threads, torch_threads
@@ -26,6 +27,8 @@ from rwkvedit.recurrent.spectrum import top_triples
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.workspace import Workspace
 
+Turn = tuple[Sequence[int], Sequence[int]]  # a prompt and its answer, token ids
+
 STEPS = 16
 #: Adam's rate, as a share of the largest singular value's square root (the factors' own scale).
 RATE = 0.03
@@ -37,6 +40,8 @@ LEARNT = 0.05
 STILL = 0.02
 #: What a backward and the next forward take beside one forward, before any has been timed.
 WAY_BACK = 3.0
+#: The most a shunned answer's probability counts as: at 1 its loss is infinite.
+SURE = 0.999
 NEUTRAL = ("How are you?", "What can you do?")
 
 
@@ -60,22 +65,40 @@ def optimised(ws: Workspace) -> Tensor:
             f"optimised needs gradients, which backend {ws.model.backend} has not; "
             "use --backend native"
         )
-    with torch_threads(threads()):  # these operations are torch's own
-        return _train(ws)
-
-
-def _train(ws: Workspace) -> Tensor:
-    """Adam's best step as a delta (l, H, N, N)."""
-    deadline = time.perf_counter() + ws.budget_ms / 1e3
     start = ws.warm if ws.warm is not None else ws.delta("probe")
+    answers = [(ask.prompt, [*ask.lead, *ws.said_new]) for ask in ws.asks]
+    return train(ws, Lesson(answers), start)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learnt, as (prompt, answer) pairs of token ids: ``say`` what must be answered
+    and ``shun`` what must not. Controls and neutral turns are held beside."""
+
+    say: Sequence[Turn]
+    shun: Sequence[Turn] = ()
+
+
+def train(ws: Workspace, lesson: Lesson, start: Tensor) -> Tensor:
+    """Adam's best step on a delta (l, H, N, N) from ``start``, kept at the workspace's rank.
+
+    ``shun`` adds the unlikelihood -log(1 - P(answer)) (Welleck et al. 2020, arXiv:1908.04319).
+    """
+    with torch_threads(threads()):  # these operations are torch's own
+        return _train(ws, lesson, start)
+
+
+def _train(ws: Workspace, lesson: Lesson, start: Tensor) -> Tensor:
+    deadline = time.perf_counter() + ws.budget_ms / 1e3
     triples = top_triples(start, ws.rank)
     half = triples.sigma.sqrt()[..., None, :]
     left = (triples.u * half).detach().requires_grad_()
     right = (triples.v * half).detach().requires_grad_()
-    rows, targets, marks = _rows(ws)
+    rows, targets = _rows(ws, lesson)
+    marks = len(lesson.say), len(lesson.say) + len(lesson.shun)
     with torch.no_grad():
         before, _ = ws.model.forward(rows, ws.state, tails=[len(t) for t in targets])
-        quiet = [F.log_softmax(x.float(), -1) for x in before[marks:]]
+        quiet = [F.log_softmax(x.float(), -1) for x in before[marks[1]:]]
     step = _Adam([left, right], RATE * float(half.amax()))
     best, best_loss, longest = start, float("inf"), 0.0
     for _ in range(STEPS):
@@ -120,43 +143,48 @@ class _Adam:
             p.addcdiv_(m, root.add_(eps), value=-rate)
 
 
-def _rows(ws: Workspace) -> tuple[list[list[int]], list[Tensor], int]:
-    """Token rows, the tokens each must (or did) answer, and how many rows are the target's."""
+def _rows(ws: Workspace, lesson: Lesson) -> tuple[list[list[int]], list[Tensor]]:
+    """Token rows and the tokens each must, must not, or (the rest) did answer."""
     rows: list[list[int]] = []
     targets: list[Tensor] = []
 
-    def add(prompt: tuple[int, ...], answer: list[int]) -> None:
+    def add(prompt: Sequence[int], answer: Sequence[int]) -> None:
         rows.append([*prompt, *answer[:-1]])
-        targets.append(torch.tensor(answer, device=ws.state.device))
+        targets.append(torch.tensor(list(answer), device=ws.state.device))
 
-    for ask in ws.asks:
-        add(ask.prompt, [*ask.lead, *ws.said_new])
-    marks = len(rows)
+    for prompt, answer in (*lesson.say, *lesson.shun):
+        add(prompt, answer)
     for control in ws.controls:
         add(control.ask.prompt, [*control.ask.lead, *control.value])
     tokenizer = ws.loaded.tokenizer
     for ask in make_asks(ws.loaded, NEUTRAL, ""):
         add(ask.prompt, tokenizer.encode(" I"))
-    return rows, targets, marks
+    return rows, targets
 
 
 def _losses(
-    ws: Workspace, delta: Tensor, rows: list[list[int]], targets: list[Tensor], marks: int,
-    quiet: list[Tensor],
+    ws: Workspace, delta: Tensor, rows: list[list[int]], targets: list[Tensor],
+    marks: tuple[int, int], quiet: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """(mean cross-entropy of the target's answers, mean KL of the rest), both nats a token."""
+    """(mean cross-entropy of the answers, with the shunned ones' unlikelihood; mean KL of the
+    rest), both nats a token. ``marks``: where the rows to shun, and the rest, begin."""
     ws.forwards += 1
     ws.spent += sum(map(len, rows))
+    first, second = marks
     with torch.enable_grad():
         wkv = torch.cat(
             [ws.state.wkv[: ws.lo], ws.state.wkv[ws.layers] + delta, ws.state.wkv[ws.hi :]]
         )
         edited = State(ws.state.att_x, wkv, ws.state.ffn_x)
         logits, _ = ws.model.forward(rows, edited, tails=[len(t) for t in targets])
-        own = torch.cat([F.log_softmax(x.float(), -1).gather(1, t[:, None])[:, 0]
-                         for x, t in zip(logits[:marks], targets[:marks], strict=True)])
+        told = [F.log_softmax(x.float(), -1).gather(1, t[:, None])[:, 0]
+                for x, t in zip(logits[:second], targets[:second], strict=True)]
+        own = -torch.cat(told[:first]).mean() if first else delta.new_zeros(())
+        if second > first:
+            odds = torch.stack([logp.sum() for logp in told[first:]]).exp()
+            own = own - torch.log1p(-odds.clamp(max=SURE)).mean()
         moved = torch.cat([
             (q.exp() * (q - F.log_softmax(x.float(), -1))).sum(-1)
-            for x, q in zip(logits[marks:], quiet, strict=True)
+            for x, q in zip(logits[second:], quiet, strict=True)
         ])
-    return -own.mean(), moved.mean()
+    return own, moved.mean()
