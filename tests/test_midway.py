@@ -34,9 +34,10 @@ def test_two_halves_answer_as_one_pass_from_every_state(embedded, live, layer):
     other = State(live.att_x, wkv, live.ffn_x)
     tails = [2, 1, 3]
     whole = [x for state in (live, other) for x in model.forward(rows, state, tails=tails)[0]]
-    half = below(model, rows, live, layer)
+    half, _ = below(model, rows, live, layer)
     states = State.stack([live, other])
-    found, none = above(model, [*half, *half], states, [0, 0, 0, 1, 1, 1], tails * 2)
+    logits, places, none, _ = above(model, [*half, *half], states, [0, 0, 0, 1, 1, 1], tails * 2)
+    found = list(logits[torch.from_numpy(places)].split(tails * 2))
     assert not none
     for want, got in zip(whole, found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
@@ -48,8 +49,8 @@ def test_the_sites_of_the_upper_half_are_those_hooks_see(embedded, live):
     record = Record([f"blocks.{i}.att.{s}" for i in range(3, 6) for s in ("r", "w", "kk", "b")])
     with torch.no_grad():
         model.forward(rows, live, hooks=record.hooks)
-    half = below(model, rows, live, 3)
-    _, sites = above(model, half, State.stack([live]), [0, 0, 0], [1, 1, 1], sites=True)
+    half, _ = below(model, rows, live, 3)
+    _, _, sites, _ = above(model, half, State.stack([live]), [0, 0, 0], [1, 1, 1], sites=True)
     for row, at in enumerate(sites):
         for name in ("r", "w", "kk", "b"):
             seen = [record[f"blocks.{i}.att.{name}"][row, : len(rows[row])] for i in range(3, 6)]

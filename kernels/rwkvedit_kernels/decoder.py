@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .packed import PackedModel
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]  # logits and the state
+_work_on: Callable[..., None] = fused.work_on
 
 
 class Decoders:
@@ -79,11 +80,13 @@ class _Standing:
         self.at = np.zeros(len(rows), np.int64)
         sizes = np.array(rows) * np.array([*elements[:3], *elements])
         source = np.zeros(count, np.int64) if shared else np.arange(count)
-        self.args: tuple = (
+        self.args = (
             model.matrices, model.emb, model.small, scalars, model.table, model.meta, phases,
-            self.ctrl, self.tokens, layout.row_seq, layout.starts, NONE, source, self.at, sizes,
+            self.ctrl, self.tokens, layout.row_seq, layout.starts, NONE, source,
+            np.full(count, -1), self.at, sizes,
             *work_areas(model, count).values(), bell(),
         )  # fmt: skip
+        self.finishing = (*self.args, True)
 
     def run(
         self, tokens: Sequence[int], att_x: Tensor, wkv: Tensor, ffn_x: Tensor, single: bool
@@ -98,9 +101,8 @@ class _Standing:
         called = self.workers - 1 > self.ctrl[fused.C_PRESENT]
         self.ctrl[fused.C_CALLED] = called
         if called:
-            call_helpers(self.workers - 1, fused.work_on, self.args)
-        finish = (True,)
-        fused.work_on(*self.args, *finish)  # the interpreter may go on meanwhile
+            call_helpers(self.workers - 1, _work_on, self.args)
+        _work_on(*self.finishing)  # the interpreter may go on meanwhile
         return outs[3], outs[0], outs[1], outs[2]
 
 

@@ -185,7 +185,7 @@ def _lerp(ln, ln_at, previous, p_at, small, mu, n, dst, to):
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
 def run_pass(
     weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-    tokens, row_seq, starts, wanted, needed, source,
+    tokens, row_seq, starts, wanted, needed, source, parents,
     att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
     x, r, k, v, vf, w, kk, b, g, y, hidden, f,
     finish,
@@ -195,7 +195,8 @@ def run_pass(
     All arrays are flat. ``tokens``, ``row_seq`` (M,); ``starts`` (B + 1,) first row of each
     sequence; ``wanted`` (R,) rows whose logits are asked for; ``needed`` (Q,) rows, in order, that
     the last layer's channel-mix is to run for (with the row before each, for its shift);
-    ``source`` (B,) which row of the incoming state a sequence starts from; ``ctrl`` (CONTROLS,)
+    ``parents`` (B,) the sequence whose end each goes on from (one of an earlier WKV phase), or -1;
+    ``source`` (B,) which row of the incoming state it starts from otherwise; ``ctrl`` (CONTROLS,)
     zeros; ``phases`` (phases, 8) as ``PackedModel.plan`` makes them.
     """
     d, heads, n = scalars[S_D], scalars[S_H], scalars[S_N]
@@ -212,6 +213,7 @@ def run_pass(
     out = np.empty(MAX_ROWS * COLS, np.float32)
     lora = np.empty(4 * MAX_ROWS * n, np.float32)
     square = np.empty(n * n, np.float32)
+    ahead = np.empty(d, np.float32)  # LayerNorm of the last row of a sequence's parent
     head_y = np.empty(n, np.float32)
     have_phase, have_tile, have_mu = -1, -1, -1  # what normed and mixed hold
 
@@ -285,7 +287,12 @@ def run_pass(
                         src = (m - m0 + 1) * d
                         to = (m - m0) * dp
                         row = needed[m] if picked else m
-                        if starts[row_seq[row]] == row:
+                        parent = parents[row_seq[row]]
+                        if starts[row_seq[row]] == row and parent >= 0:
+                            layer_norm(x, (starts[parent + 1] - 1) * d, d, small, ln_w, ln_b,
+                                       ahead, 0)  # fmt: skip
+                            _lerp(normed, src, ahead, 0, small, vectors + mu * d, d, mixed, to)
+                        elif starts[row_seq[row]] == row:
                             before = source[row_seq[row]] * state_row + layer * d
                             _lerp(normed, src, last_in, before, small, vectors + mu * d, d,
                                   mixed, to)  # fmt: skip
@@ -361,17 +368,23 @@ def run_pass(
                                   vectors + R_K * d + h * n, y, m * dp + h * n)  # fmt: skip
 
         elif kind == WKV:
-            seq = chunk // heads
+            seq = phases[phase, 5] + chunk // heads
             h = chunk % heads
+            parent = parents[seq]
             s_at = ((source[seq] * layers + layer) * heads + h) * n * n
+            p_at = ((parent * layers + layer) * heads + h) * n * n
             o_at = ((seq * layers + layer) * heads + h) * n * n
             upright = starts[seq + 1] - starts[seq] < _TRANSPOSE_FROM or not has_columns(n)
-            if not upright:
+            if not upright and parent >= 0:
+                transpose(wkv_out, p_at, square, 0, n)
+            elif not upright:
                 transpose(wkv_in, s_at, square, 0, n)
             for m in range(starts[seq], starts[seq + 1]):
                 at = m * d + h * n
                 if not upright:
                     step_columns(square, n, w, k, kk, b, v, r, at, head_y)
+                elif m == starts[seq] and parent >= 0:
+                    step_rows(wkv_out, p_at, wkv_out, o_at, n, w, k, kk, b, v, r, at, head_y)
                 elif m == starts[seq]:
                     step_rows(wkv_in, s_at, wkv_out, o_at, n, w, k, kk, b, v, r, at, head_y)
                 else:
@@ -435,7 +448,7 @@ def run_pass(
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
 def work(
     weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-    tokens, row_seq, starts, wanted, needed, source,
+    tokens, row_seq, starts, wanted, needed, source, parents,
     att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
     x, r, k, v, vf, w, kk, b, g, y, hidden, f,
     bell, turn, finish,
@@ -445,7 +458,7 @@ def work(
         ring(bell)
     run_pass(
         weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-        tokens, row_seq, starts, wanted, needed, source,
+        tokens, row_seq, starts, wanted, needed, source, parents,
         att_in, wkv_in, ffn_in, att_out, wkv_out, ffn_out, logits,
         x, r, k, v, vf, w, kk, b, g, y, hidden, f, finish,
     )  # fmt: skip
@@ -456,7 +469,7 @@ def work(
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
 def work_on(
     weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-    tokens, row_seq, starts, needed, source, at, sizes,
+    tokens, row_seq, starts, needed, source, parents, at, sizes,
     x, r, k, v, vf, w, kk, b, g, y, hidden, f,
     bell, finish,
 ):  # fmt: skip
@@ -491,7 +504,7 @@ def work_on(
         if finish or atomic_load(ctrl, C_ROUND) == turn:
             run_pass(
                 weights, emb, small, scalars, table, mix_meta, phases, ctrl,
-                tokens, row_seq, starts, row_seq, needed, source,
+                tokens, row_seq, starts, row_seq, needed, source, parents,
                 carray(float32_at(at[0]), sizes[0]), carray(float32_at(at[1]), sizes[1]),
                 carray(float32_at(at[2]), sizes[2]), carray(float32_at(at[3]), sizes[3]),
                 carray(float32_at(at[4]), sizes[4]), carray(float32_at(at[5]), sizes[5]),

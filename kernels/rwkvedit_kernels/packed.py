@@ -21,6 +21,7 @@ from . import fused_numba as fused
 from .decoder import Decoders
 from .dispatch import threads as available_threads
 from .passes import NONE, Layout, Pass
+from .prefixes import Tree
 from .simd import COLS, MAX_ROWS, UNROLL
 
 LOW_RANK = "wagv"  # order of the four low-rank maps everywhere below
@@ -74,6 +75,17 @@ def narrowest(weights: Mapping[str, Tensor]) -> torch.dtype:
         if all(t.dtype == dtype or torch.equal(t, t.to(dtype).to(t.dtype)) for t in matrices):
             return dtype
     return torch.float32
+
+
+def _tail_rows(
+    at: np.ndarray, lengths: Sequence[int], tails: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that the prompts' last ``tails`` positions are, each once, and where each of those
+    positions is among them; ``at`` is a tree's."""
+    ends = np.cumsum(lengths)
+    spots = np.concatenate([at[e - n : e] for e, n in zip(ends, tails, strict=True)])
+    wanted, places = np.unique(spots, return_inverse=True)
+    return wanted, places
 
 
 class PackedModel:
@@ -200,13 +212,15 @@ class PackedModel:
     def plan(
         self, rows: int, seqs: int, wanted: int, workers: int,
         layers: tuple[int, int] | None = None, embed: bool = True, needed: int = 0,
+        levels: Sequence[int] = (),
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Scalars and the phase table: (kind, layer, chunks, blocks a chunk, column splits, where
         its weights begin, elements a block, only needed rows?); elements are 0 where nothing is to
-        be fetched early.
+        be fetched early. A WKV phase has its first sequence where others have their weights.
 
         ``layers`` (a, b), b excluded, limits the pass; ``needed`` is how many rows the last layer's
-        channel-mix runs for (0: all).
+        channel-mix runs for (0: all); ``levels`` how many sequences may run side by side, then how
+        many that go on from those, and so on (none: all side by side).
         """
         first, end = layers or (0, self.n_layer)
         tiles = -(-rows // (4 * MAX_ROWS))
@@ -236,11 +250,14 @@ class PackedModel:
         for layer in range(first, end):
             at = [int(i) for i in self.table[layer]]
             add(fused.MIX, layer, at[fused.T_MIX_BLOCKS], at=at[fused.T_MIX], k=dp)
-            if rows == seqs:
+            if rows == seqs and len(levels) < 2:
                 add(fused.PREPARE_WKV, layer, self.n_head)
             else:
                 add(fused.PREPARE, layer, self.n_head)
-                phases.append((fused.WKV, layer, seqs * self.n_head, 1, 1, 0, 0, 0))
+                at_seq = 0
+                for side in levels or (seqs,):
+                    phases.append((fused.WKV, layer, side * self.n_head, 1, 1, at_seq, 0, 0))
+                    at_seq += side
             outputs = -(-self.n_embd // COLS)
             picked = 0 < needed < rows and layer + 1 == self.n_layer
             some = -(-needed // tile) if picked else tiles
@@ -285,54 +302,61 @@ class PackedModel:
     def below(
         self, tokens: Sequence[Sequence[int]], layer: int,
         att_x: Tensor, wkv: Tensor, ffn_x: Tensor, threads: int | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The layers under ``layer`` over B prompts laid end to end, all from the state's one row.
+    ) -> tuple[Tensor, Tensor, int]:  # fmt: skip
+        """The layers under ``layer`` over B prompts laid end to end, all from the state's one row;
+        what prompts begin with alike is run once.
 
         Returns what :meth:`above` goes on from: the residual stream and the first layer's values,
-        both (M, D).
+        both (M, D), and how many positions were run.
         """
         ids = [self._check(t) for t in tokens]
+        tree = Tree.of(ids, [0] * len(ids))
         workers = self._workers(threads)
-        layout = Layout.of([len(t) for t in ids])
-        job = Pass(self, layout, np.zeros(len(ids), np.int64), att_x, wkv, ffn_x)
-        plan = self.plan(job.rows, len(ids), 0, workers, (0, layer))
-        job.run(*plan, workers, np.concatenate(ids), NONE)
-        return job.area("x"), job.area("vf")
+        job = self._tree_pass(tree, att_x, wkv, ffn_x)
+        plan = self.plan(job.rows, job.seqs, 0, workers, (0, layer), levels=tree.levels)
+        job.run(*plan, workers, np.concatenate(ids)[tree.picks], NONE)
+        at = torch.from_numpy(tree.at)
+        return job.area("x")[at], job.area("vf")[at], job.rows
 
     def above(
-        self, x: Tensor, vf: Tensor, lengths: Sequence[int], source: Sequence[int], layer: int,
-        att_x: Tensor, wkv: Tensor, ffn_x: Tensor, tails: Sequence[int],
+        self, x: Tensor, vf: Tensor, tokens: Sequence[Sequence[int]], source: Sequence[int],
+        layer: int, att_x: Tensor, wkv: Tensor, ffn_x: Tensor, tails: Sequence[int],
         sites: bool = False, threads: int | None = None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:  # fmt: skip
-        """``layer`` and all over it, from what :meth:`below` gave, prompts laid end to end.
+    ) -> tuple[Tensor, np.ndarray, dict[str, Tensor], int]:  # fmt: skip
+        """``layer`` and all over it, from what :meth:`below` gave for B prompts laid end to end.
 
-        ``source[b]`` names the row of the state that prompt b starts from. Returns logits
-        (tails[b], V) of each prompt's last positions and, with ``sites``, ``r``, ``w``, ``kk`` and
-        ``b`` as (layers, M, H, N).
+        ``source[b]`` names the row of the state that prompt b starts from; prompts that begin alike
+        from the same row share that. Returns logits (R, V) of the prompts' last ``tails[b]``
+        positions, each once; which row of those every such position has; with ``sites`` also ``r``,
+        ``w``, ``kk`` and ``b`` as (layers, M, H, N); and how many positions were run.
         """
         workers = self._workers(threads)
-        job = Pass(self, Layout.of(lengths), np.asarray(source, np.int64), att_x, wkv, ffn_x)
-        job.fill("x", x)
-        job.fill("vf", vf)
-        ends = np.cumsum(lengths)
-        wanted = np.concatenate([np.arange(e - n, e) for e, n in zip(ends, tails, strict=True)])
+        tree = Tree.of(tokens, source)
+        job = self._tree_pass(tree, att_x, wkv, ffn_x)
+        picks, at = torch.from_numpy(tree.picks), torch.from_numpy(tree.at)
+        job.fill("x", x[picks])
+        job.fill("vf", vf[picks])
+        wanted, places = _tail_rows(tree.at, [len(t) for t in tokens], tails)
         needed = job.needed(wanted)
         seen: dict[str, list[Tensor]] = {name: [] for name in ("r", "w", "kk", "b")}
         first = layer
         if sites:  # a job a layer: the next one writes over what this one leaves
             for first in range(layer, self.n_layer):
                 last = first + 1 == self.n_layer
-                plan = self.plan(job.rows, len(lengths), len(wanted) if last else 0, workers,
-                                  (first, first + 1), False, len(needed))  # fmt: skip
+                plan = self.plan(job.rows, job.seqs, len(wanted) if last else 0, workers,
+                                 (first, first + 1), False, len(needed), tree.levels)  # fmt: skip
                 logits = job.run(*plan, workers, NONE, wanted if last else NONE, needed)
                 for name, kept in seen.items():
-                    kept.append(job.area(name).view(-1, self.n_head, self.head_size))
+                    kept.append(job.area(name)[at].view(-1, self.n_head, self.head_size))
         else:
-            plan = self.plan(job.rows, len(lengths), len(wanted), workers,
-                              (layer, self.n_layer), False, len(needed))  # fmt: skip
+            plan = self.plan(job.rows, job.seqs, len(wanted), workers,
+                             (layer, self.n_layer), False, len(needed), tree.levels)  # fmt: skip
             logits = job.run(*plan, workers, NONE, wanted, needed)
         found = {name: torch.stack(kept) for name, kept in seen.items() if kept}
-        return list(logits.split(list(tails))), found
+        return logits, places, found, job.rows
+
+    def _tree_pass(self, tree: Tree, att_x: Tensor, wkv: Tensor, ffn_x: Tensor) -> Pass:
+        return Pass(self, tree.layout, tree.source, att_x, wkv, ffn_x, tree.parents)
 
     def step(
         self, tokens: Sequence[int], att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
@@ -403,13 +427,24 @@ class PackedModel:
         self, ids: list[np.ndarray], lengths: list[int], tails: list[int],
         att_x: Tensor, wkv: Tensor, ffn_x: Tensor, threads: int | None,
     ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
-        """One pass whose output layer runs for each prompt's last ``tails[b]`` positions only."""
+        """One pass whose output layer runs for each prompt's last ``tails[b]`` positions only; what
+        prompts begin with alike, from one state, is run once."""
         if any(not 1 <= n <= m for n, m in zip(tails, lengths, strict=True)):
             raise ValueError("a tail is at least one position and at most the whole prompt")
-        ends = np.cumsum(lengths)
-        rows = np.concatenate([np.arange(e - n, e) for e, n in zip(ends, tails, strict=True)])
-        logits, *state = self.run(np.concatenate(ids), lengths, rows, att_x, wkv, ffn_x, threads)
-        return list(logits.split(tails)), state[0], state[1], state[2]
+        if len(ids) > 1 and wkv.stride(0) == 0:  # one state expanded over all of them
+            att_x, wkv, ffn_x = att_x[:1], wkv[:1], ffn_x[:1]
+        owner = [0] * len(ids) if len(wkv) == 1 else range(len(ids))
+        tree = Tree.of(ids, owner)
+        workers = self._workers(threads)
+        job = self._tree_pass(tree, att_x, wkv, ffn_x)
+        wanted, places = _tail_rows(tree.at, lengths, tails)
+        needed = job.needed(wanted)
+        plan = self.plan(
+            job.rows, job.seqs, len(wanted), workers, needed=len(needed), levels=tree.levels)
+        logits = job.run(*plan, workers, np.concatenate(ids)[tree.picks], wanted, needed)
+        ends = torch.from_numpy(tree.ends)
+        att_x, wkv, ffn_x = (x[ends] for x in job.state())
+        return list(logits[torch.from_numpy(places)].split(tails)), att_x, wkv, ffn_x
 
     def _check(self, tokens: Sequence[int]) -> np.ndarray:
         ids = np.asarray(tokens, np.int64).reshape(-1)

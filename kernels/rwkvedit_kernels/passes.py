@@ -91,7 +91,7 @@ class Layout:
     row_seq: np.ndarray
 
     @staticmethod
-    def of(lengths: Sequence[int]) -> Layout:
+    def of(lengths: Sequence[int] | np.ndarray) -> Layout:
         starts = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=starts[1:])
         return Layout(int(starts[-1]), starts, np.repeat(np.arange(len(lengths)), lengths))
@@ -108,7 +108,8 @@ def work_areas(model: PackedModel, rows: int) -> dict[str, np.ndarray]:
     d = model.n_embd
     dp, fp, hs = (int(model.base[i]) for i in (fused.S_DP, fused.S_FP, fused.S_HS))
     widths = [d] * 9 + [dp, hs, fp]
-    areas: dict[str, np.ndarray] = dict(zip(_AREAS, _scratch([rows * width for width in widths]), strict=True))
+    flat = _scratch([rows * width for width in widths])
+    areas: dict[str, np.ndarray] = dict(zip(_AREAS, flat, strict=True))
     if dp != d:
         areas["y"][:] = 0  # a padded column must hold a number
     return areas
@@ -122,9 +123,10 @@ class Pass:
 
     def __init__(
         self, model: PackedModel, layout: Layout, source: np.ndarray,
-        att_x: Tensor, wkv: Tensor, ffn_x: Tensor,
+        att_x: Tensor, wkv: Tensor, ffn_x: Tensor, parents: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.model, self.source = model, source
+        self.parents = np.full(len(source), -1) if parents is None else parents
         self.rows, self.starts, self.row_seq = layout.rows, layout.starts, layout.row_seq
         self.seqs = len(layout.starts) - 1
         self.inputs = [_flat(att_x), _flat(wkv), _flat(ffn_x)]
@@ -133,7 +135,8 @@ class Pass:
 
     def needed(self, wanted: np.ndarray) -> np.ndarray:
         """Rows that the last layer's channel-mix must run for, in order: those ``wanted``, each
-        sequence's last (its state) and the one before each, which the shift mixes in."""
+        sequence's last (its state, and its children's shift) and the one before each, which the
+        shift mixes in."""
         read = np.union1d(wanted, self.starts[1:] - 1)
         return np.union1d(read, read[self.starts[self.row_seq[read]] < read] - 1)
 
@@ -148,7 +151,7 @@ class Pass:
         args = (
             model.matrices, model.emb, model.small, scalars, model.table, model.meta, phases,
             np.zeros(fused.CONTROLS, np.int64), tokens, self.row_seq, self.starts, wanted, needed,
-            self.source, *self.inputs, *self.outputs, logits, *self.areas.values(),
+            self.source, self.parents, *self.inputs, *self.outputs, logits, *self.areas.values(),
         )  # fmt: skip
         run_job(fused.work, args, workers)
         return torch.from_numpy(logits.reshape(len(wanted), model.vocab_size))

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+from rwkvedit_kernels.logprobs import chosen
 from torch import Tensor
 
 from rwkvedit.recurrent.state import State
@@ -63,7 +65,7 @@ def make_asks(loaded: Any, questions: Sequence[str], answer: str) -> list[Ask]:
 class Rows:
     """A batch of token rows to be read; equal rows on one state are run once.
 
-    ``add`` returns a handle; after ``read(logits)`` the handles index the Readings. ``tails`` are
+    ``add`` returns a handle; after ``read`` the handles index the Readings. ``tails`` are
     how many of each row's last positions the readings need.
     """
 
@@ -90,11 +92,11 @@ class Rows:
     def n_tokens(self) -> int:
         return sum(map(len, self.rows))
 
-    def read(self, logits: Sequence[Tensor]) -> list[Reading]:
-        """``logits`` are the (tails[i], V) of each row's last positions, in order."""
+    def read(self, logits: Tensor, places: np.ndarray | None = None) -> list[Reading]:
+        """``logits`` (M, V) of each row's last ``tails`` positions, in order; with ``places`` (M,)
+        which row of ``logits`` each of those positions has."""
         if not self._wanted:
             return []
-        scores = torch.cat(list(logits)).float()  # (M, V), M = all rows' tails
         ends = [0, *accumulate(self.tails)]
         told: list[int] = []
         spots: list[int] = []
@@ -102,10 +104,8 @@ class Rows:
             start = ends[at] + len(ask.prompt) - 1 - (len(self.rows[at]) - self.tails[at])
             spots += range(start, start + len(ask.lead) + len(value))
             told += (*ask.lead, *value)
-        spot = torch.tensor(spots, device=scores.device)
-        chosen = scores[spot, torch.tensor(told, device=scores.device)]
-        logp = (chosen - scores.logsumexp(-1)[spot]).tolist()
-        greedy = (chosen >= scores.amax(-1)[spot]).tolist()
+        where = np.array(spots) if places is None else places[spots]
+        logp, greedy = chosen(logits, where, np.array(told))
         readings: list[Reading] = []
         first = 0
         for _, ask, value in self._wanted:
@@ -128,4 +128,4 @@ def read_rows(model: Any, rows: Rows, states: Sequence[State]) -> list[Reading]:
         stacked = State.stack(list(states))
         start = State(*(x[picked.to(x.device)] for x in stacked.tensors()))
     logits, _ = model.forward(rows.rows, start, tails=rows.tails)
-    return rows.read(logits)
+    return rows.read(torch.cat(list(logits)))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class Midway:
     """One row, run up to ``layer`` (excluded)."""
 
     layer: int
+    tokens: tuple[int, ...]
     x: Tensor
     v_first: Tensor
 
@@ -44,29 +46,34 @@ class Sites:
     b: Tensor
 
 
-def below(model: Any, rows: Sequence[Sequence[int]], state: State, layer: int) -> list[Midway]:
-    """The layers under ``layer`` over each row, all from one state (its own is not changed)."""
-    x, v_first = model.packed.below(rows, layer, *(t[None] for t in state.tensors()))
+def below(
+    model: Any, rows: Sequence[tuple[int, ...]], state: State, layer: int
+) -> tuple[list[Midway], int]:
+    """The layers under ``layer`` over each row, all from one state (its own is not changed), and
+    how many positions were run: those that rows begin with alike count once."""
+    x, v_first, run = model.packed.below(rows, layer, *(t[None] for t in state.tensors()))
     lengths = [len(row) for row in rows]
-    pieces = zip(x.split(lengths), v_first.split(lengths), strict=True)
-    return [Midway(layer, a, b) for a, b in pieces]
+    pieces = zip(rows, x.split(lengths), v_first.split(lengths), strict=True)
+    return [Midway(layer, *piece) for piece in pieces], run
 
 
 def above(
     model: Any, rows: Sequence[Midway], states: State, owner: Sequence[int], tails: Sequence[int],
     sites: bool = False,
-) -> tuple[list[Tensor], list[Sites]]:
+) -> tuple[Tensor, np.ndarray, list[Sites], int]:
     """The rest of the layers; row b goes on from state ``owner[b]`` of a stack.
 
-    Returns logits (tails[b], V) of each row's last positions, and with ``sites`` what the rows
-    read and wrote.
+    Returns logits (R, V) of the rows' last ``tails[b]`` positions, each once, and which of the R
+    every such position is; with ``sites`` what the rows read and wrote; and how many positions were
+    run.
     """
-    lengths = [len(row) for row in rows]
-    logits, found = model.packed.above(
-        torch.cat([row.x for row in rows]), torch.cat([row.v_first for row in rows]), lengths,
-        owner, rows[0].layer, *states.tensors(), tails=tails, sites=sites,
+    logits, places, found, run = model.packed.above(
+        torch.cat([row.x for row in rows]), torch.cat([row.v_first for row in rows]),
+        [row.tokens for row in rows], owner, rows[0].layer, *states.tensors(),
+        tails=tails, sites=sites,
     )
     if not sites:
-        return logits, []
+        return logits, places, [], run
+    lengths = [len(row) for row in rows]
     by_row = zip(*(found[name].split(lengths, 1) for name in ("r", "w", "kk", "b")), strict=True)
-    return logits, [Sites(*parts) for parts in by_row]
+    return logits, places, [Sites(*parts) for parts in by_row], run

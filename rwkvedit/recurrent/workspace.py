@@ -20,8 +20,10 @@ from contextlib import nullcontext
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from rwkvedit_kernels.dispatch import torch_threads
+from rwkvedit_kernels.prefixes import Tree
 from torch import Tensor
 
 from rwkvedit.errors import RwkvEditError, UsageError
@@ -107,7 +109,7 @@ class Workspace:
         self.warm: Tensor | None = None  # the best attempt's delta so far, at its strength
         self.budget_ms = budget_ms
         self.forwards = 0
-        self.spent = 0.0  # tokens run; those run through some layers only count by their share
+        self.spent = 0.0  # positions run; those run through some layers only count by their share
         tok = loaded.tokenizer
         self.told = loaded.template.encode_user_opening(tok, pair.told)
         self.old, self.new = tok.encode(pair.old), tok.encode(pair.new)
@@ -162,7 +164,10 @@ class Workspace:
         """One counted batched forward; logits of the last ``tails[i]`` positions (1) of each."""
         self.check()
         self.forwards += 1
-        self.spent += sum(map(len, rows))
+        if self.shares and state.batch is None:  # what rows begin with alike is run once
+            self.spent += len(Tree.of(rows, [0] * len(rows)).picks)
+        else:
+            self.spent += sum(map(len, rows))
         with torch.no_grad():
             return self.model.forward(rows, state, tails=tails or [1] * len(rows))
 
@@ -191,7 +196,7 @@ class Workspace:
         asked = rows if rows is not None and rows.rows else None
         readings: list[Reading] = []
         if asked is not None and self.shares:
-            readings = asked.read(self._above(asked.rows, self.state, asked.tails, sites=sites))
+            readings = asked.read(*self._above(asked.rows, self.state, asked.tails, sites=sites))
             asked = None
         if not missing and asked is None:
             return readings
@@ -203,29 +208,31 @@ class Workspace:
         logits, after = self.forward(tokens, self.state if same else State.stack(starts), tails)
         for at, name in enumerate(missing):
             self._wkv[name] = after.wkv[at, self.lo : self.hi]
-        return asked.read(logits[len(missing):]) if asked else readings
+        return asked.read(torch.cat(logits[len(missing):])) if asked else readings
 
     def _above(
         self, rows: Sequence[Sequence[int]], states: State, tails: Sequence[int],
         owner: Sequence[int] | None = None, sites: bool = False,
-    ) -> list[Tensor]:
-        """Logits of ``rows`` from one state or a stack, which are the live one below the edit."""
+    ) -> tuple[Tensor, np.ndarray]:
+        """Logits of ``rows`` from one state or a stack, which are the live one below the edit, as
+        ``Rows.read`` takes them."""
         self.check()
         keys = [tuple(row) for row in rows]
         new = list(dict.fromkeys(key for key in keys if key not in self._midway))
         upper = (self.state.n_layer - self.lo) / self.state.n_layer
         self.forwards += 1
-        self.spent += sum(map(len, new)) * (1 - upper) + sum(map(len, rows)) * upper
         if new:
-            found = below(self.model, new, self.state, self.lo)
+            found, run = below(self.model, new, self.state, self.lo)
+            self.spent += run * (1 - upper)
             self._midway.update(zip(new, found, strict=True))
         if states.batch is None:
             states, owner = State(*(x[None] for x in states.tensors())), [0] * len(rows)
         assert owner is not None, "a stack of states needs to know whose each row is"
-        logits, seen = above(
+        logits, places, seen, run = above(
             self.model, [self._midway[key] for key in keys], states, owner, tails, sites)
+        self.spent += run * upper
         self._sites.update(zip(keys, seen, strict=False))
-        return logits
+        return logits, places
 
     def sites(self, rows: Sequence[Sequence[int]]) -> list[Sites]:
         """Where each row reads the live state, layer ``lo`` up; runs those not yet run so."""
@@ -274,7 +281,7 @@ class Workspace:
         if not rows.rows:
             return []
         if self.shares:
-            return rows.read(self._above(rows.rows, edited, rows.tails, rows.owner))
+            return rows.read(*self._above(rows.rows, edited, rows.tails, rows.owner))
         self.forwards += 1
         self.spent += rows.n_tokens
         with torch.no_grad():
