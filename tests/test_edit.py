@@ -107,6 +107,15 @@ def test_a_feeble_edit_says_that_it_did_not_take_and_what_to_try(loaded, state):
     assert report.advice
 
 
+def test_an_edit_that_is_answered_but_not_surely_says_so_and_what_to_try(loaded, state):
+    sure = apply_edit(loaded, state, OLD, NEW, method="hyb-u").report
+    ratios = [sure.ratio * part for part in (0.95, 0.85, 0.75, 0.65, 0.55)]
+    reports = [apply_edit(loaded, state, OLD, NEW, method="hyb-u", ratio=r).report for r in ratios]
+    unsure = [r for r in reports if r.verdict == "took" and "not surely (P 0." in r.advice]
+    assert sure.advice == "" and unsure
+    assert all(r.advice.startswith("it answers so") and "/undo" in r.advice for r in unsure)
+
+
 @pytest.mark.parametrize("method", ["uniform", "isolate", "full-r1", "hyb-u", "hyb-uv", "probe"])
 def test_every_method_flips_this_fact(loaded, state, history, method):
     report = apply_edit(loaded, state, OLD, NEW, method=method, history=history).report

@@ -265,9 +265,11 @@ class _Trial:
 
         if self.fixed is not None:
             alpha = self.fixed * self.state_norm / norm
-            strength = Strength(alpha, evaluate([alpha])[0], True)
+            score = evaluate([alpha])[0]
+            strength = Strength(alpha, score, score >= self.target)
         elif not method.searched:
-            strength = Strength(1.0, evaluate([1.0])[0], True)
+            score = evaluate([1.0])[0]
+            strength = Strength(1.0, score, score >= self.target)
         else:
             strength = search_strength(
                 evaluate, target=self.target, bracket=LADDER, rounds=0,
@@ -293,14 +295,19 @@ def _advice(
     best: Attempt, p_old: float, ws: Workspace, refused: bool, dry_run: bool
 ) -> str:
     """What to try next, one line; empty when the edit took."""
+    undo = "" if refused or dry_run else "/undo, then "
     if best.verdict == TOOK:
-        if ws.pair.questions:
+        if ws.pair.questions and best.strength.held:
             return ""
+        if ws.pair.questions:
+            return (
+                f"it answers so, but not surely (P {best.strength.score:.2f}): {undo}try "
+                "--layers all, --method uniform, or say the correction in the chat"
+            )
         return (
             "it was checked on its own words only, for no kind of fact explains this sentence: see "
             "what the model answers with /ask QUESTION"
         )
-    undo = "" if refused or dry_run else "/undo, then "
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)
         if refused:
