@@ -61,7 +61,7 @@ def test_two_dashes_end_the_options():
     ("line", "message"),
     [
         ("/rwkv-edti x", "unknown command /rwkv-edti: did you mean /rwkv-edit?"),
-        ('/edit "a', 'the quote " in "a is never closed'),
+        ('/edit "a', 'the quote " in "a is never closed: put " where it ends'),
         ("/edit a b", 'put each one in quotes: /rwkv-edit "old" "new"'),
         ('/edit "a" "b" "c"', "/rwkv-edit does not know what to do with 'c'"),
         ('/edit "a" "b" --rato 1', "/rwkv-edit has no option --rato: did you mean --ratio?"),

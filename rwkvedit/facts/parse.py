@@ -224,6 +224,10 @@ def _accept(name: str, groups: dict[str, str | None], said: str, last: str) -> F
         return None
     if name == "job" and not re.search(rf"\ban?\s+{re.escape(value)}", said, re.I):
         return None
+    if name == "thing" and " " in value and not re.search(
+        rf"\b(?:an?|the|some|two|three)\s+{re.escape(value)}", said, re.I
+    ):
+        return None  # "Bob has a number, call him"
     if name == "country" and not re.search(r"from|country|grew", said, re.I):
         return None
     if name == "color" and thing in _NOT_COLORED:

@@ -46,7 +46,11 @@ def next_word(line: str, start: int = 0) -> Word | None:
         if quoted is not None:
             return quoted
         if line[start] != "'":
-            raise UsageError(f"the quote {line[start]} in {_excerpt(line, start)} is never closed")
+            quote = line[start]
+            raise UsageError(
+                f"the quote {quote} in {_excerpt(line, start)} is never closed: "
+                f"put {close} where it ends"
+            )
     end = start
     while end < len(line) and not line[end].isspace():
         end += 1
