@@ -118,3 +118,10 @@ def test_helpers_sleep_when_nothing_more_comes(model, crowd):
         deadline.wait(0.01)
     assert all(ctrl[packed.fused.C_PRESENT] == 0 for ctrl in presence)
     assert all(ctrl[packed.fused.C_ROUND] % 2 == 0 for ctrl in presence), "every round closed"
+
+
+def test_a_thread_holds_on_to_a_few_jobs_only(model, crowd):
+    for count in range(1, 20):
+        model.step([1] * count, *(t.expand(count, *t.shape[1:]) for t in start(model, 1)))
+    assert len(model.decoders._local.jobs) <= 8
+    assert_equal(decode(model, TOKENS, 3), decode(model, TOKENS, 1))

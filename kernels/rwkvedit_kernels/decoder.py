@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Results = tuple[Tensor, Tensor, Tensor, Tensor]  # logits and the state
 _work_on: Callable[..., None] = fused.work_on
 
+_KEPT = 8  # jobs that a thread holds on to: each keeps the work areas it was made with
+
 
 class Decoders:
     """A model's decoding jobs: one for each thread of Python's, number of sequences and crew."""
@@ -60,9 +62,12 @@ class Decoders:
     def _job(self, count: int, workers: int, shared: bool) -> _Standing:
         key = count, workers, shared, os.getpid()  # helpers do not survive a fork
         jobs = self._local.__dict__.setdefault("jobs", {})
-        if key not in jobs:
-            jobs[key] = _Standing(self.model, count, workers, shared)
-        return jobs[key]
+        job = jobs.get(key)
+        if job is None:
+            if len(jobs) >= _KEPT:
+                del jobs[next(iter(jobs))]
+            job = jobs[key] = _Standing(self.model, count, workers, shared)
+        return job
 
 
 class _Standing:
