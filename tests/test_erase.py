@@ -142,7 +142,8 @@ def test_another_persons_value_in_a_facts_place_is_erased_too(loaded, state):
 
 def test_training_erases_what_it_is_taught_and_leaves_the_rest(loaded, state):
     report = apply_forget(
-        loaded, state, FACTS[0], "Bob", method="optimised", controls=FACTS[1:]).report
+        loaded, state, FACTS[0], "Bob", method="optimised", controls=FACTS[1:],
+        budget_ms=60_000.0).report  # what it learns, not how fast this machine is
     assert report.verdict == "took" and report.applied and report.alpha == 1.0
     assert report.p_old.after < 0.1 and report.p_new.after > 0.8
     assert all(control.kept for control in report.controls)

@@ -129,6 +129,13 @@ def test_the_chat_passes_a_budget_on_and_refuses_a_bad_one(shell, monkeypatch):
         shell.session, "edit", lambda *a, **o: (asked.append(o["budget_ms"]), real(*a, **o))[1])
     line = '/rwkv-edit "Bob lives in Austin" "Bob lives in Rome" --dry-run'
     assert shell.execute(f"{line} --budget 250").kind == "edit" and asked == [250.0]
+    erased = []
+    real_forget = shell.session.forget
+    monkeypatch.setattr(
+        shell.session, "forget",
+        lambda *a, **o: (erased.append(o["budget_ms"]), real_forget(*a, **o))[1])
+    shell.execute('/rwkv-forget "Bob lives in Austin" Bob --dry-run --budget 250')
+    assert erased == [250.0]
     for bad in ("soon", "0", "-3", "nan"):
         refused = shell.execute(f"{line} --budget {bad}")
         assert refused.kind == "error" and "milliseconds like 500" in refused.data["message"]

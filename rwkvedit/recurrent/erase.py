@@ -49,7 +49,7 @@ from rwkvedit.recurrent.methods.optimised import Lesson, train
 from rwkvedit.recurrent.pairs import Pair, pair_of_facts
 from rwkvedit.recurrent.state import State
 from rwkvedit.recurrent.strength import parse_ratio, search_strength
-from rwkvedit.recurrent.workspace import Workspace, kernels_first, layer_range
+from rwkvedit.recurrent.workspace import BUDGET_MS, Workspace, kernels_first, layer_range
 
 UNKNOWN = " I don't know"
 BASELINES = (
@@ -137,11 +137,13 @@ def erase(
     cancel: Callable[[], bool] | None = None,
     target: float = TARGET,
     n_asks: int = 3,
+    budget_ms: float | None = None,
 ) -> EditOutcome:
     """Take ``fact`` out of ``state``; returns the new State and a report.
 
     ``method`` is ``auto`` or one of ``BASELINES``; ``ratio`` ``auto`` or a number
-    (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta).
+    (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta);
+    ``budget_ms`` what ``optimised``, the last that ``auto`` tries, may spend.
     The report's ``p_new`` is the probability of beginning with "I don't know". The verdict is
     ``took`` when no question's reply gives the old value any more (the advice then says if it
     still comes where the answer is begun for the model); ``auto`` leaves alone a state that never
@@ -158,7 +160,10 @@ def erase(
         names = PUBLISHED[verb]
     span = layer_range(layers, state.n_layer)
     begin = None if start == "live" else loaded.model.zero_state()
-    ws = Workspace(loaded, state, pair, span, start=begin, n_asks=n_asks, cancel=cancel)
+    ws = Workspace(
+        loaded, state, pair, span, start=begin, n_asks=n_asks, cancel=cancel,
+        budget_ms=BUDGET_MS if budget_ms is None else budget_ms,
+    )
     ws.controls = make_controls(loaded, controls, pair.fact)
     work = _Erasure(ws, entity, target)
     clock.lap("prepare")

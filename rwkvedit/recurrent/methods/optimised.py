@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rwkvedit_kernels.dispatch import threads, torch_threads
+from rwkvedit_kernels.dispatch import threads, torch_threads, wkv7
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,7 +85,17 @@ def train(ws: Workspace, lesson: Lesson, start: Tensor) -> Tensor:
     ``shun`` adds the unlikelihood -log(1 - P(answer)) (Welleck et al. 2020, arXiv:1908.04319).
     """
     with torch_threads(threads()):  # these operations are torch's own
+        _compile(ws.state)
         return _train(ws, lesson, start)
+
+
+def _compile(state: State) -> None:
+    """Have the kernels of a way back at hand: to compile them takes seconds, once on a machine,
+    and counts for no budget."""
+    one = torch.zeros(1, 1, 1, state.head_size, device=state.device, requires_grad=True)
+    with torch.enable_grad():
+        y, _ = wkv7(one, one, one, one, one, one, state.wkv[None, 0, :1])
+    torch.autograd.grad(y.sum(), one)
 
 
 def _train(ws: Workspace, lesson: Lesson, start: Tensor) -> Tensor:

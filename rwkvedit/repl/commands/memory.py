@@ -67,6 +67,8 @@ def erasing(text: str) -> str:
 
 ERASING = Option("--method", "how: auto is the default", kind=erasing, metavar="NAME",
                  completer="erasing")
+BUDGET = Option("--budget", "milliseconds that the method optimised may spend", kind=milliseconds,
+                metavar="MS")
 
 
 def edit_result(ctx: Any, report: Any, asked: dict[str, str]) -> Result:
@@ -91,8 +93,7 @@ def edit_result(ctx: Any, report: Any, asked: dict[str, str]) -> Result:
             "where the calibration is told: auto, live, fresh or library",
             choices=("auto", "live", "fresh", "library"),
         ),
-        Option("--budget", "milliseconds that the method optimised may spend", kind=milliseconds,
-               metavar="MS"),
+        BUDGET,
         DRY,
         CHECK,
     ],
@@ -119,7 +120,7 @@ def rwkv_edit(ctx: Any, old: str, new: str, **options: Any) -> Result:
     aliases=["forget"],
     group=GROUP,
     args=[Arg("fact", quoted=True, completer="fact"), Arg("entity", rest=True, completer="entity")],
-    options=[ERASING, RATIO, LAYERS, DRY, CHECK],
+    options=[ERASING, RATIO, LAYERS, BUDGET, DRY, CHECK],
     help="Remove one property and keep the one who had it.",
     example='/rwkv-forget "Bob has a car" "Bob"',
 )
@@ -132,6 +133,7 @@ def rwkv_forget(ctx: Any, fact: str, entity: str, **options: Any) -> Result:
         layers=options["layers"],
         check=options["check"],
         dry_run=options["dry_run"],
+        budget_ms=options["budget"],
     )
     return edit_result(ctx, report, {"fact": fact, "entity": entity})
 
@@ -141,7 +143,7 @@ def rwkv_forget(ctx: Any, fact: str, entity: str, **options: Any) -> Result:
     aliases=["nuke"],
     group=GROUP,
     args=[Arg("fact", rest=True, completer="fact")],
-    options=[ERASING, RATIO, LAYERS, DRY, CHECK],
+    options=[ERASING, RATIO, LAYERS, BUDGET, DRY, CHECK],
     help="Remove a fact whole, against a neutral base.",
     example='/rwkv-nuke "Bob is a baker in Paris"',
 )
@@ -153,6 +155,7 @@ def rwkv_nuke(ctx: Any, fact: str, **options: Any) -> Result:
         layers=options["layers"],
         check=options["check"],
         dry_run=options["dry_run"],
+        budget_ms=options["budget"],
     )
     return edit_result(ctx, report, {"fact": fact})
 
