@@ -439,7 +439,8 @@ class Session:
         options["ratio"] = "auto" if ratio is None else ratio_of(ratio)
         options["layers"] = options["layers"] or self.settings["layers"]
         controls, left = self._controls((fact,), check)
-        outcome = apply(self.loaded, self.state, *words, controls=controls, **options)
+        outcome = apply(
+            self.loaded, self.state, *words, controls=controls, heard=self.place.heard, **options)
         heard = without(self.place.heard, fact)
         return self._commit_edit(verb, label, outcome, heard, options["dry_run"], left)
 

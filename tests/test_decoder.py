@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -125,3 +126,27 @@ def test_a_thread_holds_on_to_a_few_jobs_only(model, crowd):
         model.step([1] * count, *(t.expand(count, *t.shape[1:]) for t in start(model, 1)))
     assert len(model.decoders._local.jobs) <= 8
     assert_equal(decode(model, TOKENS, 3), decode(model, TOKENS, 1))
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_a_state_of_other_rows_is_refused(model, rows):
+    with pytest.raises(ValueError, match=f"{rows}"):
+        model.step(TOKENS[:3], *start(model, rows))
+    with pytest.raises(ValueError, match=f"{rows}"):
+        model.forward([TOKENS] * 3, *start(model, rows), tails=[1, 1, 1])
+
+
+def test_what_ran_before_leaves_nothing_in_the_padding(monkeypatch):
+    narrow = PackedModel(toy_tensors(n_embd=60, head_size=20))
+    zero = [torch.zeros(1, *shape) for shape in narrow.state_shapes]
+    clean = narrow.step([3], *zero)
+    narrow.forward([TOKENS], *(torch.full_like(t, float("nan")) for t in zero))
+    assert_equal([narrow.step([3], *zero)], [clean])
+
+
+def test_a_model_that_nobody_holds_is_freed_at_once():
+    model = PackedModel(toy_tensors())
+    model.step([1], *start(model, 1))
+    gone = weakref.ref(model)
+    del model
+    assert gone() is None

@@ -10,6 +10,9 @@ from rwkvedit.recurrent import erase
 from rwkvedit.recurrent.asking import Reading
 from rwkvedit.recurrent.edit import apply_edit
 from rwkvedit.recurrent.erase import apply_forget, apply_nuke, read_fact
+from rwkvedit.recurrent.methods.optimised import Lesson, train
+from rwkvedit.recurrent.workspace import Workspace
+from rwkvedit.session import Session
 
 FACTS = ("Bob lives in Austin.", "Alice lives in Paris.", "Carol lives in Dallas.")
 
@@ -138,6 +141,32 @@ def test_another_persons_value_in_a_facts_place_is_erased_too(loaded, state):
     assert is_unknown(greedy_replies(loaded, outcome.state, [asked])[0])
     for heard in ((), ("Bob lives in Paris.", *FACTS[1:])):  # nobody's, and his own
         assert not apply_nuke(loaded, mixed, rome, controls=heard).report.applied
+
+
+def test_a_wrong_value_never_erases_the_right_one_that_somebody_shares(loaded):
+    session = Session(loaded)
+    for said in ("Bob lives in Paris.", "Alice lives in Paris."):
+        session.say(said)
+    report = session.nuke("Bob lives in Rome")
+    assert not report.applied and "nothing to erase" in report.advice
+    assert session.ask("Where does Bob live?").text == "Bob lives in Paris."
+    assert len(session.heard) == 2
+
+
+def test_training_needs_gradients_and_says_so(loaded, state):
+    other = load_model("embedded", backend="rwkv")
+    with pytest.raises(UsageError, match="--backend native"):
+        apply_nuke(other, state, FACTS[0], method="optimised")
+
+
+def test_what_is_surely_told_can_still_be_trained_away(loaded, state):
+    """At P = 1 the loss is finite and has a gradient."""
+    pair = read_fact(FACTS[0])
+    ws = Workspace(loaded, state, pair, (3, 6), n_asks=1)
+    ws.budget_ms = 60_000.0
+    shun = [(ask.tokens, ws.said_old) for ask in ws.asks]
+    feeble = 1e-2 * ws.delta("probe")
+    assert (train(ws, Lesson([], shun), feeble) - feeble).norm() > 0.1 * feeble.norm()
 
 
 def test_training_erases_what_it_is_taught_and_leaves_the_rest(loaded, state):

@@ -44,6 +44,7 @@ from .simd import (
     wait_until,
     warm_until,
     widen_bfloat16,
+    yield_processor,
 )
 from .wkv7_simd import has_columns, step_columns, step_rows, transpose
 
@@ -73,8 +74,8 @@ SCALARS = 17
 
 # Words of ``ctrl``, the busy ones a cache line apart
 C_TICKET, C_DONE = 0, 8
-C_ROUND, C_INSIDE, C_PRESENT, C_CALLED = 16, 24, 32, 40
-CONTROLS = 48
+C_ROUND, C_INSIDE, C_PRESENT, C_CALLED, C_COMING = 16, 24, 32, 40, 48
+CONTROLS = 56
 
 _DECAY = np.float32(-0.606531)  # -exp(-0.5), as the rwkv package rounds it
 _LN_EPS = np.float32(1e-5)
@@ -478,16 +479,20 @@ def work_on(
     What changes from pass to pass lies behind addresses: ``at`` (7,) of att_in, wkv_in, ffn_in,
     att_out, wkv_out, ffn_out and logits, ``sizes`` (7,) their elements. The caller's ``ctrl`` lives
     on: C_ROUND is odd while a pass is open, C_INSIDE counts the helpers that may touch what the
-    addresses name, C_PRESENT those that need not be called. The caller returns when none is inside;
-    a helper goes in by counting itself and then looking again whether the round is still on.
+    addresses name, C_PRESENT those that need not be called and C_COMING those that were (C_CALLED
+    of them for this pass) and are on their way. The caller returns when none is inside, so it does
+    wait for a helper that was held up there; a helper goes in by counting itself and then looking
+    again whether the round is still on.
     """
     if finish:
         ctrl[C_TICKET] = 0
         ctrl[C_DONE] = 0
         if ctrl[C_CALLED]:
+            atomic_add(ctrl, C_COMING, ctrl[C_CALLED])
             ring(bell)
         atomic_add(ctrl, C_ROUND, 1)
     else:
+        atomic_add(ctrl, C_COMING, -1)
         atomic_add(ctrl, C_PRESENT, 1)
     seen, looks, rung = -1, 0, atomic_load(bell, 0)
     while True:
@@ -513,8 +518,13 @@ def work_on(
             )  # fmt: skip
         if finish:
             atomic_add(ctrl, C_ROUND, 1)
+            looks = 0
             while atomic_load(ctrl, C_INSIDE) > 0:
-                spin_hint()
+                looks += 1
+                if looks < 4000:
+                    spin_hint()
+                else:
+                    yield_processor()
             return
         atomic_add(ctrl, C_INSIDE, -1)
         seen, looks, rung = turn, 0, atomic_load(bell, 0)

@@ -387,7 +387,7 @@ class PackedModel:
         lengths = [len(t) for t in ids]
         if not seqs or min(lengths) == 0:
             raise ValueError("every prompt needs at least one token")
-        if max(lengths) == 1 and seqs <= _MAX_ROWS_PER_PASS and set(tails or (1,)) == {1}:
+        if max(lengths) == 1 and seqs <= _MAX_ROWS_PER_PASS and tails in (None, [1] * seqs):
             logits, *state = self.step([int(row[0]) for row in ids], att_x, wkv, ffn_x, threads)
             pieces = list(logits.split(1)) if full or tails is not None else logits
             return pieces, state[0], state[1], state[2]
@@ -433,6 +433,8 @@ class PackedModel:
             raise ValueError("a tail is at least one position and at most the whole prompt")
         if len(ids) > 1 and wkv.stride(0) == 0:  # one state expanded over all of them
             att_x, wkv, ffn_x = att_x[:1], wkv[:1], ffn_x[:1]
+        if len(wkv) not in (1, len(ids)):
+            raise ValueError(f"a state of {len(wkv)} rows for {len(ids)} prompts")
         owner = [0] * len(ids) if len(wkv) == 1 else range(len(ids))
         tree = Tree.of(ids, owner)
         workers = self._workers(threads)

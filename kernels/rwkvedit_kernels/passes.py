@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .packed import PackedModel
 
 _HUGE_PAGE = 2 << 20
-_KEEP_SCRATCH = 64 << 20  # bytes of scratch a thread holds on to between passes
+KEEP_SCRATCH = 64 << 20  # bytes of scratch a thread holds on to between passes
 _local = threading.local()
 _AREAS = ("x", "r", "k", "v", "vf", "w", "kk", "b", "g", "y", "hidden", "f")
 NONE = np.zeros(0, np.int64)  # no rows
@@ -50,7 +50,7 @@ def fresh(shape: tuple[int, ...]) -> Tensor:
 
 def _scratch(sizes: list[int]) -> list[np.ndarray]:
     """Float32 work areas, reused by this thread's next pass. No late helper touches them: one
-    that comes after the last ticket leaves at once."""
+    that comes after the last ticket does nothing but linger."""
     kept, areas = getattr(_local, "areas", (None, []))
     if kept == sizes:
         return areas
@@ -59,7 +59,7 @@ def _scratch(sizes: list[int]) -> list[np.ndarray]:
     arena = getattr(_local, "arena", None)
     if arena is None or arena.size < total:
         arena = _fresh(total)
-        if total * 4 > _KEEP_SCRATCH:
+        if total * 4 > KEEP_SCRATCH:
             return _cut(arena, sizes, padded)
         _local.arena = arena
     areas = _cut(arena, sizes, padded)

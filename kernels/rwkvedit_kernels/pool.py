@@ -76,7 +76,8 @@ def bell() -> np.ndarray:
 
 
 def call_helpers(count: int, job: Callable[..., None], args: tuple) -> None:
-    """Have ``count`` helpers run ``job(*args, False)`` as soon as they can."""
+    """Have ``count`` helpers run ``job(*args, False)`` as soon as they can; a job that rings and
+    lingers by itself takes the bell among its own arguments."""
     _helpers.offer(count, job, args)
 
 

@@ -131,7 +131,10 @@ class Tree:
 
     @staticmethod
     def of(rows: Sequence[Sequence[int] | np.ndarray], owner: Sequence[int]) -> Tree:
-        """The tree of ``rows``; row b goes on from state ``owner[b]``."""
+        """The tree of ``rows``; row b goes on from state ``owner[b]``. Raises ValueError for a row
+        without tokens."""
+        if not all(len(row) for row in rows):
+            raise ValueError("every row needs at least one token")
         begins = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=begins[1:])
         flat = np.concatenate([np.asarray(row, np.int64) for row in rows])

@@ -104,8 +104,8 @@ class Rows:
             start = ends[at] + len(ask.prompt) - 1 - (len(self.rows[at]) - self.tails[at])
             spots += range(start, start + len(ask.lead) + len(value))
             told += (*ask.lead, *value)
-        where = np.array(spots) if places is None else places[spots]
-        logp, greedy = chosen(logits, where, np.array(told))
+        where = np.array(spots, np.int64) if places is None else places[np.array(spots, np.int64)]
+        logp, greedy = chosen(logits, where, np.array(told, np.int64))
         readings: list[Reading] = []
         first = 0
         for _, ask, value in self._wanted:

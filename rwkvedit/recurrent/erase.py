@@ -138,12 +138,14 @@ def erase(
     target: float = TARGET,
     n_asks: int = 3,
     budget_ms: float | None = None,
+    heard: Sequence[Fact] | None = None,
 ) -> EditOutcome:
     """Take ``fact`` out of ``state``; returns the new State and a report.
 
     ``method`` is ``auto`` or one of ``BASELINES``; ``ratio`` ``auto`` or a number
     (``alpha * ||delta|| / ||state||``, with which ``auto`` means the published baseline delta);
-    ``budget_ms`` what ``optimised``, the last that ``auto`` tries, may spend.
+    ``budget_ms`` what ``optimised`` may spend, which ``auto`` tries last and only where nothing
+    else has held. ``heard`` is all that the chat holds, controls or not (by default the controls).
     The report's ``p_new`` is the probability of beginning with "I don't know". The verdict is
     ``took`` when no question's reply gives the old value any more (the advice then says if it
     still comes where the answer is begun for the model); ``auto`` leaves alone a state that never
@@ -165,13 +167,14 @@ def erase(
         budget_ms=BUDGET_MS if budget_ms is None else budget_ms,
     )
     ws.controls = make_controls(loaded, controls, pair.fact)
+    known = [f for f in map(parse_fact, controls) if f is not None] if heard is None else heard
     work = _Erasure(ws, entity, target)
     clock.lap("prepare")
     work.before(names[0])
     clock.lap("probe")
     state_norm = state.norm(ws.layers)
     p_old, p_new = _mean(work.old_before), _mean(work.unknown_before)
-    if method == "auto" and fixed is None and work.untold() and not work.mixes_up(controls):
+    if method == "auto" and fixed is None and work.untold() and not work.mixes_up(known):
         report = EditReport(
             verb=verb, old=fact, new="", method="none", asked_method=method, ratio=0.0, alpha=0.0,
             state_norm=state_norm, delta_norm=0.0, verdict=DRY_RUN if dry_run else DID_NOT_TAKE,
@@ -294,19 +297,18 @@ class _Erasure:
         readings = ws.gather((), rows)
         return all(readings[h].p < DOUBT for h in handles)
 
-    def mixes_up(self, heard: Sequence[str]) -> bool:
+    def mixes_up(self, heard: Sequence[Fact]) -> bool:
         """Does it give, in this fact's place, the value of another that the chat holds?
 
-        (And nothing heard says that it is also this one's: then the user named a wrong value.)
+        Not where the chat holds another value of this very fact: then the user named a wrong one.
         """
         ws, own = self.ws, self.ws.pair.fact
         if own is None:
             return False
-        facts = [fact for fact in map(parse_fact, heard) if fact is not None]
-        if any(fact.key == own.key for fact in facts):
+        if any(f.key == own.key and f.value.lower() != own.value.lower() for f in heard):
             return False
         rows, encode = Rows(), ws.loaded.tokenizer.encode
-        values = dict.fromkeys(own.with_value(fact.value).answer_value() for fact in facts)
+        values = dict.fromkeys(own.with_value(fact.value).answer_value() for fact in heard)
         handles = [rows.add(ask, encode(value)) for value in values for ask in ws.asks]
         readings = ws.gather((), rows)
         return any(readings[h].said and readings[h].path_said for h in handles)

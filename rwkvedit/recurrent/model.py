@@ -177,7 +177,7 @@ class RWKV7:
             and not self._hooks
             and state.wkv.shape == self._wkv_shape and state.att_x.shape == self._shift_shape
             and state.ffn_x.shape == self._shift_shape
-            and not any(x.requires_grad or x.is_cuda for x in state.tensors())
+            and not any(x.requires_grad or x.device.type != "cpu" for x in state.tensors())
             and self.fused
         )
 

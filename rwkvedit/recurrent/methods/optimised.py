@@ -40,7 +40,7 @@ LEARNT = 0.05
 STILL = 0.02
 #: What a backward and the next forward take beside one forward, before any has been timed.
 WAY_BACK = 3.0
-#: The most a shunned answer's probability counts as: at 1 its loss is infinite.
+#: What a shunned answer's probability counts as, as a share of it: of 1 the loss is infinite.
 SURE = 0.999
 NEUTRAL = ("How are you?", "What can you do?")
 
@@ -60,11 +60,7 @@ def optimised(ws: Workspace) -> Tensor:
     Cross-entropy is over the whole answer, in every asked wording. Raises UsageError on a backend
     without gradients.
     """
-    if ws.model.backend != "native":
-        raise UsageError(
-            f"optimised needs gradients, which backend {ws.model.backend} has not; "
-            "use --backend native"
-        )
+    _needs_gradients(ws)
     start = ws.warm if ws.warm is not None else ws.delta("probe")
     answers = [(ask.prompt, [*ask.lead, *ws.said_new]) for ask in ws.asks]
     return train(ws, Lesson(answers), start)
@@ -80,13 +76,24 @@ class Lesson:
 
 
 def train(ws: Workspace, lesson: Lesson, start: Tensor) -> Tensor:
-    """Adam's best step on a delta (l, H, N, N) from ``start``, kept at the workspace's rank.
+    """Adam's best step on a delta (l, H, N, N) from ``start``, of the workspace's rank.
 
-    ``shun`` adds the unlikelihood -log(1 - P(answer)) (Welleck et al. 2020, arXiv:1908.04319).
+    ``shun`` adds the unlikelihood -log(1 - P(answer)) (Welleck et al. 2020, arXiv:1908.04319),
+    with P a thousandth less, so that it is finite. Raises UsageError on a backend without
+    gradients.
     """
+    _needs_gradients(ws)
     with torch_threads(threads()):  # these operations are torch's own
         _compile(ws.state)
         return _train(ws, lesson, start)
+
+
+def _needs_gradients(ws: Workspace) -> None:
+    if ws.model.backend != "native":
+        raise UsageError(
+            f"optimised needs gradients, which backend {ws.model.backend} has not; "
+            "use --backend native"
+        )
 
 
 def _compile(state: State) -> None:
@@ -192,7 +199,7 @@ def _losses(
         own = -torch.cat(told[:first]).mean() if first else delta.new_zeros(())
         if second > first:
             odds = torch.stack([logp.sum() for logp in told[first:]]).exp()
-            own = own - torch.log1p(-odds.clamp(max=SURE)).mean()
+            own = own - torch.log1p(-SURE * odds).mean()
         moved = torch.cat([
             (q.exp() * (q - F.log_softmax(x.float(), -1))).sum(-1)
             for x, q in zip(logits[second:], quiet, strict=True)
