@@ -53,7 +53,7 @@ class _Helpers:
 def _serve(queue: SimpleQueue) -> None:
     while True:
         job, args = queue.get()
-        job(*args, False)  # finish
+        job(*args, False)  # not ``finish``
         del args  # or the last job's arrays would live until the next
 
 

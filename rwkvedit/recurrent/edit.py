@@ -294,19 +294,19 @@ class _Trial:
 def _advice(
     best: Attempt, p_old: float, ws: Workspace, refused: bool, dry_run: bool
 ) -> str:
-    """What to try next, one line; empty when the edit took."""
+    """What to try next, one line; empty when the edit took, and surely."""
     undo = "" if refused or dry_run else "/undo, then "
     if best.verdict == TOOK:
-        if ws.pair.questions and best.strength.held:
-            return ""
-        if ws.pair.questions:
+        if not ws.pair.questions:
             return (
-                f"it answers so, but not surely (P {best.strength.score:.2f}): {undo}try "
-                "--layers all, --method uniform, or say the correction in the chat"
+                "it was checked on its own words only, for no kind of fact explains this sentence: "
+                "see what the model answers with /ask QUESTION"
             )
+        if best.strength.held:
+            return ""
         return (
-            "it was checked on its own words only, for no kind of fact explains this sentence: see "
-            "what the model answers with /ask QUESTION"
+            f"it answers so, but not surely (P {best.strength.score:.2f}): {undo}try --layers all, "
+            "--method uniform, or say the correction in the chat"
         )
     if best.verdict == LEAKED:
         moved = ", ".join(f'"{c.fact}"' for c in best.controls if not c.kept)

@@ -60,7 +60,6 @@ def optimised(ws: Workspace) -> Tensor:
     Cross-entropy is over the whole answer, in every asked wording. Raises UsageError on a backend
     without gradients.
     """
-    _needs_gradients(ws)
     start = ws.warm if ws.warm is not None else ws.delta("probe")
     answers = [(ask.prompt, [*ask.lead, *ws.said_new]) for ask in ws.asks]
     return train(ws, Lesson(answers), start)
@@ -82,18 +81,14 @@ def train(ws: Workspace, lesson: Lesson, start: Tensor) -> Tensor:
     with P a thousandth less, so that it is finite. Raises UsageError on a backend without
     gradients.
     """
-    _needs_gradients(ws)
-    with torch_threads(threads()):  # these operations are torch's own
-        _compile(ws.state)
-        return _train(ws, lesson, start)
-
-
-def _needs_gradients(ws: Workspace) -> None:
     if ws.model.backend != "native":
         raise UsageError(
             f"optimised needs gradients, which backend {ws.model.backend} has not; "
             "use --backend native"
         )
+    with torch_threads(threads()):  # these operations are torch's own
+        _compile(ws.state)
+        return _train(ws, lesson, start)
 
 
 def _compile(state: State) -> None:
